@@ -32,6 +32,8 @@ class CloseCode(IntEnum):
 _NEVER_SENT = {CloseCode.NO_STATUS_RCVD, CloseCode.ABNORMAL_CLOSURE, CloseCode.TLS_HANDSHAKE}
 """RFC 6455 section 7.4.1: these describe a connection's end and never appear in a close frame."""
 
+_NAMES = {int(code): code.name.lower().replace("_", " ") for code in CloseCode}
+
 _SENDABLE = frozenset(int(code) for code in CloseCode) - _NEVER_SENT
 
 
@@ -42,7 +44,7 @@ class Close(NamedTuple):
     reason: str = ""
 
     def __str__(self) -> str:
-        name = f" ({CloseCode(self.code).name.lower().replace('_', ' ')})" if self.code in CloseCode else ""
+        name = f" ({_NAMES[self.code]})" if self.code in _NAMES else ""
         reason = f" {self.reason!r}" if self.reason else ""
         return f"{self.code}{name}{reason}"
 
