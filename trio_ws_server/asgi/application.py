@@ -1,0 +1,40 @@
+"""An ASGI 3 application, as connections call it."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+from trio_ws_server.asgi.http import HttpExchange
+from trio_ws_server.asgi.scope import http_scope, websocket_scope
+from trio_ws_server.asgi.websocket import WebSocketSession
+
+if TYPE_CHECKING:
+    import h11
+    from asgiref.typing import ASGI3Application
+
+    from trio_ws_server.http1 import HttpConnection
+    from trio_ws_server.peer import Peer
+    from trio_ws_server.upgrade import Upgrade
+
+
+class ASGIApplication:
+    """Calls the application once for each request and each WebSocket connection."""
+
+    def __init__(self, app: ASGI3Application, *, root_path: str, state: dict[str, Any] | None) -> None:
+        self._app = app
+        self._root_path = root_path
+        self._state = state
+
+    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+        """Call the application for a request."""
+        scope = http_scope(request, peer, root_path=self._root_path, state=self._state)
+        exchange = HttpExchange(connection)
+        await self._app(scope, exchange.receive, exchange.send)
+
+    async def websocket(self, upgrade: Upgrade) -> None:
+        """Call the application for a WebSocket connection."""
+        scope = websocket_scope(
+            upgrade.request, upgrade.peer, upgrade.subprotocols, root_path=self._root_path, state=self._state
+        )
+        session = WebSocketSession(upgrade)
+        await self._app(scope, session.receive, session.send)

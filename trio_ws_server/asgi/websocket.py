@@ -1,0 +1,127 @@
+"""The ASGI ``websocket`` side of a connection: connect, accept or deny, messages, close."""
+
+from __future__ import annotations
+
+from enum import Enum
+from typing import TYPE_CHECKING, Any
+
+from trio_ws_server.asgi.events import close_of, headers_of, message_of, optional, type_of, unexpected
+from trio_ws_server.asgi.http import send_body, start_response
+from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.errors import ClientDisconnected, ConnectionClosed, InvalidEvent
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from asgiref.typing import WebSocketConnectEvent, WebSocketDisconnectEvent, WebSocketReceiveEvent
+
+    from trio_ws_server.upgrade import Upgrade
+    from trio_ws_server.websocket import WebSocket
+
+
+class _Phase(Enum):
+    """What the application has made of the connection."""
+
+    CONNECTING = "neither accepted nor denied"
+    ACCEPTED = "accepted"
+    DENYING = "answered with a response that is not complete"
+    CLOSED = "closed or denied"
+
+
+class WebSocketSession:
+    """``receive`` and ``send`` of one WebSocket connection."""
+
+    def __init__(self, upgrade: Upgrade) -> None:
+        self._upgrade = upgrade
+        self._websocket: WebSocket | None = None
+        self._phase = _Phase.CONNECTING
+        self._connect_delivered = False
+
+    async def receive(self) -> WebSocketConnectEvent | WebSocketReceiveEvent | WebSocketDisconnectEvent:
+        """
+        Return ``websocket.connect``, then each message, then, as often as asked, ``websocket.disconnect``.
+
+        Waits for the peer. Before the connection is accepted, that can only be for its disconnect or for
+        another task to accept it. Cancelling it loses no message.
+        """
+        if not self._connect_delivered:
+            self._connect_delivered = True
+            return {"type": "websocket.connect"}
+        if self._websocket is None:
+            await self._upgrade.decided_or_disconnected()
+        if self._websocket is None:
+            return _disconnect(Close(CloseCode.ABNORMAL_CLOSURE))
+        message = await self._websocket.next_message()
+        if message is None:
+            return _disconnect(self._websocket.close_seen)
+        if isinstance(message, str):
+            return {"type": "websocket.receive", "text": message, "bytes": None}
+        return {"type": "websocket.receive", "bytes": message, "text": None}
+
+    async def send(self, event: Mapping[str, Any]) -> None:
+        """
+        Do what the event says.
+
+        Waits while more than ``write_high_water`` bytes wait to be taken by the peer. Cancelling it leaves
+        either nothing or the whole event done. Raises `InvalidEvent` for an event that may not be sent, or not
+        now; `ClientDisconnected` if the peer has gone. Closing a connection that the peer closed first is no
+        error: there is nothing left to do.
+        """
+        type_ = type_of(event)
+        match self._phase, type_:
+            case _Phase.CONNECTING, "websocket.accept":
+                self._accept(event)
+            case _Phase.CONNECTING, "websocket.close":
+                close_of(event)
+                self._phase = _Phase.CLOSED
+                await self._upgrade.reject(403)
+            case _Phase.CONNECTING, "websocket.http.response.start":
+                self._upgrade.check_connected()
+                start_response(self._upgrade.http, event)
+                self._phase = _Phase.DENYING
+            case _Phase.CONNECTING, _:
+                raise unexpected(
+                    event, "websocket.accept", "websocket.close", "websocket.http.response.start"
+                )
+            case _Phase.DENYING, "websocket.http.response.body":
+                await send_body(self._upgrade.http, event)
+                if self._upgrade.http.response_complete:
+                    self._phase = _Phase.CLOSED
+            case _Phase.DENYING, _:
+                raise unexpected(event, "websocket.http.response.body")
+            case _Phase.ACCEPTED, "websocket.send":
+                await self._send(event)
+            case _Phase.ACCEPTED, "websocket.close":
+                close = close_of(event)
+                self._phase = _Phase.CLOSED
+                self._opened.start_closing(close)
+            case _Phase.ACCEPTED, _:
+                raise unexpected(event, "websocket.send", "websocket.close")
+            case _:
+                raise InvalidEvent(f"unexpected event {type_!r}: the application has closed this connection")
+
+    @property
+    def _opened(self) -> WebSocket:
+        assert self._websocket is not None
+        return self._websocket
+
+    def _accept(self, event: Mapping[str, Any]) -> None:
+        subprotocol = optional(event, "subprotocol", str, "") or None
+        headers = headers_of(event)
+        self._upgrade.check_connected()
+        try:
+            self._websocket = self._upgrade.accept(subprotocol=subprotocol, headers=headers)
+        except ValueError as exc:
+            raise InvalidEvent(f"{event['type']}: {exc}") from exc
+        self._phase = _Phase.ACCEPTED
+
+    async def _send(self, event: Mapping[str, Any]) -> None:
+        message = message_of(event)
+        try:
+            await self._opened.send(message)
+        except ConnectionClosed as exc:
+            raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
+
+
+def _disconnect(close: Close) -> WebSocketDisconnectEvent:
+    return {"type": "websocket.disconnect", "code": close.code, "reason": close.reason}

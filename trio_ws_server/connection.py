@@ -1,0 +1,141 @@
+"""One connection, from its first byte to its last."""
+
+from __future__ import annotations
+
+from functools import partial
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws_server.app_errors import report
+from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.http1 import HttpConnection
+from trio_ws_server.logs import access_logger, log_request, log_websocket_ended, logger
+from trio_ws_server.protocol.handshake import ServerHandshake, is_upgrade
+from trio_ws_server.protocol.http1 import BadRequest
+from trio_ws_server.transport import open_stream_transport
+from trio_ws_server.upgrade import Upgrade
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    import h11
+    from trio.abc import Stream
+
+    from trio_ws_server.application import Application
+    from trio_ws_server.config import Config
+    from trio_ws_server.peer import Peer
+
+
+class Connection:
+    """Serves HTTP requests, one after the other, or a WebSocket, on one stream."""
+
+    def __init__(self, stream: Stream, peer: Peer, application: Application, config: Config) -> None:
+        self._stream = stream
+        self._peer = peer
+        self._application = application
+        self._config = config
+        self._http: HttpConnection | None = None
+        self._upgrade: Upgrade | None = None
+        self._closing: Close | None = None
+
+    async def run(self) -> None:
+        """
+        Serve the connection to its end; close the stream.
+
+        Cancelling it drops the connection. What the application raises is logged and doesn't come out.
+        """
+        async with open_stream_transport(self._stream, self._config) as transport:
+            self._http = http = HttpConnection(transport, self._config)
+            if self._closing is not None:
+                http.begin_drain()
+            try:
+                while (request := await http.next_request()) is not None:
+                    if is_upgrade(request):
+                        await self._serve_websocket(http, request, ServerHandshake(request))
+                        break
+                    await self._serve_http(http, request)
+            except BadRequest as exc:
+                await self._refuse(http, exc)
+            await transport.shutdown(linger=self._config.keep_alive_timeout)
+
+    def begin_drain(self, close: Close) -> None:
+        """Let a running request finish and then close; close a WebSocket with this code and reason."""
+        self._closing = close
+        if self._http is not None:
+            self._http.begin_drain()
+        if self._upgrade is not None:
+            self._upgrade.start_closing(close)
+
+    async def _serve_http(self, http: HttpConnection, request: h11.Request) -> None:
+        started = trio.current_time()
+        failed = await self._call(
+            partial(self._application.http, http, request, self._peer), request, lambda: http.client_ended
+        )
+        await self._complete_response(http, request, failed)
+        self._log_request(http, request, started)
+
+    async def _serve_websocket(
+        self, http: HttpConnection, request: h11.Request, handshake: ServerHandshake
+    ) -> None:
+        started = trio.current_time()
+        try:
+            async with trio.open_nursery() as nursery:
+                self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config, nursery)
+                if self._closing is not None:
+                    upgrade.start_closing(self._closing)
+                failed = await self._call(
+                    partial(self._application.websocket, upgrade), request, lambda: upgrade.client_gone
+                )
+                if upgrade.websocket is None:
+                    await self._complete_response(http, request, failed)
+                else:
+                    code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
+                    upgrade.websocket.start_closing(Close(code))
+        finally:
+            if upgrade.websocket is None:
+                self._log_request(http, request, started)
+            elif self._config.access_log:
+                log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
+
+    async def _call(
+        self, call: Callable[[], Awaitable[None]], request: h11.Request, client_gone: Callable[[], bool]
+    ) -> bool:
+        """Run the application; return whether it failed."""
+        failed = False
+        try:
+            await call()
+        except* (Exception, SystemExit) as group:
+            # Only what the application raised itself: cancellation passes.
+            cause = group.exceptions[0] if len(group.exceptions) == 1 else group
+            failed = report(cause, self._line(request), client_gone=client_gone())
+        return failed
+
+    async def _complete_response(self, http: HttpConnection, request: h11.Request, failed: bool) -> None:
+        """Do what the application left undone: respond with 500, or drop a response that has no end."""
+        if http.response_complete or http.transport.lost:
+            return
+        if http.body_error is not None and not http.response_started:
+            await self._refuse(http, http.body_error)
+            return
+        if not failed and not http.client_ended:
+            what = "its response was complete" if http.response_started else "it sent a response"
+            logger.error("%s: the application returned before %s", self._line(request), what)
+        if http.response_started:
+            http.transport.abort()
+        else:
+            await http.respond(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"Internal Server Error\n", close=True)
+
+    async def _refuse(self, http: HttpConnection, error: BadRequest) -> None:
+        if self._config.access_log:
+            access_logger.info("%s refused with %d: %s", self._peer, error.status, error)
+        await http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
+
+    def _log_request(self, http: HttpConnection, request: h11.Request, started: float) -> None:
+        if self._config.access_log:
+            seconds = trio.current_time() - started
+            log_request(self._peer, request, status=http.status, body_sent=http.body_sent, seconds=seconds)
+
+    def _line(self, request: h11.Request) -> str:
+        return f"{self._peer} {request.method.decode('ascii')} {request.target.decode('ascii')}"

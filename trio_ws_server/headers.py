@@ -1,0 +1,66 @@
+"""HTTP header fields as the native API shows them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, NamedTuple, overload
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
+
+
+class Headers(Sequence[tuple[str, str]]):
+    """
+    Header fields in the order in which they came, their names in lower case, duplicates kept.
+
+    ``headers[name]`` and ``name in headers`` look a field up by its name in any case; values are decoded as
+    Latin-1, so that every byte can be told.
+    """
+
+    __slots__ = ("_fields",)
+
+    def __init__(self, raw: Iterable[tuple[bytes, bytes]]) -> None:
+        self._fields = [(name.decode("latin-1").lower(), value.decode("latin-1")) for name, value in raw]
+
+    def get_all(self, name: str) -> list[str]:
+        """Return the values of all fields of this name."""
+        wanted = name.lower()
+        return [value for field, value in self._fields if field == wanted]
+
+    def get(self, name: str, default: str | None = None) -> str | None:
+        """Return the value of the first field of this name, else ``default``."""
+        return next(iter(self.get_all(name)), default)
+
+    @overload
+    def __getitem__(self, key: str) -> str: ...
+
+    @overload
+    def __getitem__(self, key: int) -> tuple[str, str]: ...
+
+    @overload
+    def __getitem__(self, key: slice) -> list[tuple[str, str]]: ...
+
+    def __getitem__(self, key: str | int | slice) -> str | tuple[str, str] | list[tuple[str, str]]:
+        if not isinstance(key, str):
+            return self._fields[key]
+        value = self.get(key)
+        if value is None:
+            raise KeyError(key)
+        return value
+
+    def __len__(self) -> int:
+        return len(self._fields)
+
+    def __contains__(self, key: object) -> bool:
+        return bool(self.get_all(key)) if isinstance(key, str) else key in self._fields
+
+    def __repr__(self) -> str:
+        return f"Headers({self._fields!r})"
+
+
+class Request(NamedTuple):
+    """The request of an opening handshake."""
+
+    path: str
+    """The request target as sent: path and query string, percent-encoded."""
+    headers: Headers

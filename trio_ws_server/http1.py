@@ -1,0 +1,282 @@
+"""The Trio side of an HTTP/1.1 connection: one exchange after the other, on one transport."""
+
+from __future__ import annotations
+
+import time
+from email.utils import formatdate
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws_server.errors import ClientDisconnected
+from trio_ws_server.protocol.http1 import BadRequest, Exchange
+from trio_ws_server.scheduling import Changes, Pace
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Sequence
+
+    import h11
+
+    from trio_ws_server.config import Config
+    from trio_ws_server.transport import Receiver, Transport
+
+UNREAD_LIMIT = 64 * 1024
+"""Bytes of a request's body, or of requests sent ahead, at which reading pauses; a whole head always fits."""
+
+DRAINED_BODY = 64 * 1024
+"""How much of a request's body, unread by the application, is read to keep the connection for the next one."""
+
+
+class HttpConnection:
+    """
+    HTTP/1.1 with one client: `next_request`, then read its body and respond, and again.
+
+    Once a request asks for an upgrade that is accepted, `upgrade` hands the transport over.
+    """
+
+    def __init__(self, transport: Transport, config: Config) -> None:
+        """Become the transport's receiver."""
+        self.transport = transport
+        self.status: int | None = None
+        """The status of the response to the current request, None while there is none."""
+        self.body_sent = 0
+        """Bytes of the body sent in the response to the current request."""
+        self.body_error: BadRequest | None = None
+        """What is wrong with the framing of the current request's body, as far as it has been read."""
+        self._config = config
+        self._exchange = Exchange(max_head_size=config.max_head_size)
+        self._first = True
+        self._draining = False
+        self._eof = False
+        self._reading_paused = False
+        self._changes = Changes()
+        self._pace = Pace()
+        transport.receiver = self
+
+    # The request.
+
+    async def next_request(self) -> h11.Request | None:
+        """
+        Wait for the next request's head and return it; None where the connection is to be closed instead.
+
+        That is so when the client has ended or has idled for too long. Raises `BadRequest` for what is no
+        request, or one that does not come to its end in time.
+        """
+        if not self._first and not await self._next_exchange():
+            return None
+        request = await self._request_head()
+        self._first = False
+        return request
+
+    async def receive_body(self) -> bytes:
+        """
+        Return the next piece of the request's body, ``b""`` at its end; wait until there is one.
+
+        Raises `ClientDisconnected` if the client goes before the end of the body.
+        """
+        await self._pace.step()
+        if self._exchange.body_complete:
+            return b""
+        if self._exchange.continue_expected:
+            self.transport.write(self._exchange.continue_())
+        while True:
+            try:
+                piece = self._exchange.next_body()
+            except BadRequest as exc:
+                self.body_error = exc
+                self._exchange.must_close = True
+                raise ClientDisconnected(f"the request's body is broken: {exc}") from exc
+            self._resume_reading()
+            if piece is not None:
+                return piece
+            if self._eof:
+                raise ClientDisconnected("the client disconnected before the end of its request's body")
+            await self._data_or_eof()
+
+    async def disconnected_or(self, condition: Callable[[], bool]) -> None:
+        """Wait until the client has ended its side or is gone, or the condition, about this object, is true."""
+        await self._pace.step()
+        await self._changes.until(lambda: self._eof or condition())
+
+    @property
+    def client_ended(self) -> bool:
+        """Whether the client has ended its side or is gone."""
+        return self._eof
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the request's body has been read to its end."""
+        return self._exchange.body_complete
+
+    # The response.
+
+    @property
+    def response_started(self) -> bool:
+        """Whether a response to the current request has begun."""
+        return self._exchange.response_started
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the response to the current request is complete."""
+        return self._exchange.response_complete
+
+    def start_response(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+        """
+        Send the response's head, with the header fields that the server adds where they are missing.
+
+        Raises ``ValueError`` for what cannot be sent, `ClientDisconnected` if the client is gone.
+        """
+        self._check_connected()
+        if self._draining:
+            self._exchange.must_close = True
+        self.transport.write(self._exchange.respond(status, self.with_default_headers(headers)))
+        self.status = status
+
+    async def send_body(self, data: bytes, *, more: bool) -> None:
+        """
+        Send a piece of the response's body; without ``more`` to come, the last one.
+
+        Waits while more than ``write_high_water`` bytes wait to be taken by the client. Raises ``ValueError``
+        where the head allows no such body, `ClientDisconnected` if the client is gone. Cancelling it leaves
+        either nothing or the whole piece to be sent.
+        """
+        await self._pace.step()
+        self._check_connected()
+        wire = self._exchange.send_body(data) if data else b""
+        if wire:
+            self.body_sent += len(data)
+        if not more:
+            wire += self._exchange.end_body()
+        if wire:
+            self.transport.write(wire)
+        if not more:
+            self._changes.announce()
+        if self.transport.congested:
+            await self.transport.drain()
+            self._check_connected()
+
+    async def respond(
+        self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, close: bool = False
+    ) -> None:
+        """Send a whole response of plain text; with ``close``, the last on the connection."""
+        self._exchange.must_close |= close
+        fields = [
+            *headers,
+            (b"content-type", b"text/plain; charset=utf-8"),
+            (b"content-length", str(len(body)).encode()),
+        ]
+        try:
+            self.start_response(status, fields)
+            await self.send_body(body, more=False)
+        except ClientDisconnected:
+            pass
+
+    def with_default_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
+        """Add the fields that the configuration asks for, those of them that are not there already."""
+        fields = list(headers)
+        present = {name.lower() for name, _ in fields}
+        if self._config.date_header and b"date" not in present:
+            fields.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+        if self._config.server_header and b"server" not in present:
+            fields.append((b"server", b"trio-ws-server"))
+        fields.extend(
+            (name, value) for name, value in self._config.response_headers if name.lower() not in present
+        )
+        return fields
+
+    # The connection.
+
+    def begin_drain(self) -> None:
+        """Take no further request: end an idle connection, close a busy one after its response."""
+        self._draining = True
+        self._changes.announce()
+
+    def hand_over(self, receiver: Receiver) -> None:
+        """Give what the client sent behind its request to the protocol that has the transport from now on."""
+        self._resume_reading()
+        if leftover := self._exchange.leftover:
+            receiver.data_received(leftover)
+        if self._eof:
+            receiver.eof_received()
+        self._changes.announce()
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._exchange.receive_data(data)
+        if self._exchange.unread > max(UNREAD_LIMIT, self._config.max_head_size) and not self._reading_paused:
+            self._reading_paused = True
+            self.transport.pause_reading()
+        self._changes.announce()
+
+    def eof_received(self) -> None:
+        """Take note of the client's end."""
+        self._eof = True
+        self._changes.announce()
+
+    def writable_again(self) -> None:
+        """Do nothing: who sends waits in `Transport.drain`."""
+
+    def connection_lost(self) -> None:
+        """Take note that the transport is gone."""
+        self.eof_received()
+
+    # How.
+
+    def _check_connected(self) -> None:
+        if self.transport.lost:
+            raise ClientDisconnected("the client has disconnected")
+
+    def _resume_reading(self) -> None:
+        if self._reading_paused:
+            self._reading_paused = False
+            self.transport.resume_reading()
+
+    async def _request_head(self) -> h11.Request | None:
+        """Wait for a request's head; None if the client ends or idles."""
+        idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
+        with trio.move_on_after(idle_timeout):
+            await self._changes.until(lambda: self._exchange.unread > 0 or self._eof or self._draining)
+        if not self._exchange.unread:
+            return None
+        with trio.move_on_after(self._config.handshake_timeout):
+            while (request := self._exchange.next_request()) is None:
+                if self._eof:
+                    return None
+                await self._data_or_eof()
+            self._resume_reading()
+            return request
+        raise BadRequest(
+            f"the request's head did not arrive within {self._config.handshake_timeout:g} seconds",
+            HTTPStatus.REQUEST_TIMEOUT,
+        )
+
+    async def _data_or_eof(self) -> None:
+        """Wait for more than there is now."""
+        seen = self._exchange.unread
+        await self._changes.until(lambda: self._exchange.unread != seen or self._eof)
+
+    async def _next_exchange(self) -> bool:
+        """Read what is left of the request, and get ready for the next one, if there can be one."""
+        if not self._exchange.response_complete or self._draining:
+            return False
+        with trio.move_on_after(self._config.keep_alive_timeout):
+            await self._skip_body()
+        if not self._exchange.reusable:
+            return False
+        self._exchange = Exchange(max_head_size=self._config.max_head_size, leftover=self._exchange.leftover)
+        self.status = None
+        self.body_sent = 0
+        self._resume_reading()
+        return True
+
+    async def _skip_body(self) -> None:
+        skipped = 0
+        try:
+            while not self._exchange.continue_expected and skipped < DRAINED_BODY:
+                piece = await self.receive_body()
+                if not piece:
+                    return
+                skipped += len(piece)
+        except ClientDisconnected:
+            return

@@ -1,0 +1,336 @@
+"""
+permessage-deflate (RFC 7692) as a wsproto extension, in place of wsproto's own.
+
+Nothing that a peer sends makes this raise, or inflate further than the largest message allowed. What belongs
+to a message (is it compressed, how much may it still inflate to) is kept apart from what belongs to a frame,
+because control frames come between the frames of a message.
+
+The zlib streams are made on first use: a connection that has compressed nothing holds none.
+"""
+
+from __future__ import annotations
+
+import sys
+import zlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from wsproto.events import RejectConnection
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
+from wsproto.utilities import RemoteProtocolError
+
+if TYPE_CHECKING:
+    from collections.abc import Collection
+
+    from wsproto.frame_protocol import FrameDecoder, FrameProtocol
+
+__all__ = ["Deflate", "DeflateSettings"]
+
+# RFC 7692 section 7.1: two parameters without a value, and two whose value is a window's size in bits.
+_SWITCHES = ("server_no_context_takeover", "client_no_context_takeover")
+_WINDOWS = ("server_max_window_bits", "client_max_window_bits")
+_WINDOW_BITS = {form: bits for bits in range(8, 16) for form in (str(bits), f'"{bits}"')}
+_LARGEST_WINDOW = 15
+# zlib has no raw DEFLATE with a window of 8 bits: it refuses, or takes 9 without a word.
+_SMALLEST_WINDOW = 9
+
+# RFC 7692 section 7.2.1: the end of every flushed message, cut off by the sender, put back by the receiver.
+_TAIL = b"\x00\x00\xff\xff"
+
+# zlib hands back what follows a final block as a copy. Pieces keep that copy small, else the time that a
+# message of empty final blocks takes, 2 bytes each, would grow with the square of its size.
+_PIECE_SIZE = 4096
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class DeflateSettings:
+    """
+    How messages are compressed, and what is asked of the peer.
+
+    - ``level``: zlib's compression level, from 0 (none) to 9 (smallest).
+    - ``mem_level``: zlib's memory level, from 1 to 9. A connection's compressor takes
+      ``2 ** (window_bits + 2) + 2 ** (mem_level + 9)`` bytes: 32 KiB, where zlib's own defaults take 256 KiB.
+    - ``window_bits``: the largest LZ77 window, ``2 ** window_bits`` bytes, from 9 to 15: our compressor's,
+      and on the server also the client's if the client lets the server choose.
+    - ``min_size``: a message of fewer bytes, sent as one frame, goes uncompressed. By default 64: under that,
+      less is saved than the headers of one packet take.
+    - ``server_no_context_takeover``, ``client_no_context_takeover``: that side starts each message afresh.
+      Neither side holds memory for it between messages, but messages that are alike compress less.
+
+    Raises ``ValueError`` for a value out of its range.
+    """
+
+    level: int = 6
+    mem_level: int = 5
+    window_bits: int = 12
+    min_size: int = 64
+    server_no_context_takeover: bool = False
+    client_no_context_takeover: bool = False
+
+    def __post_init__(self) -> None:
+        ranges = {"level": (0, 9), "mem_level": (1, 9), "window_bits": (_SMALLEST_WINDOW, _LARGEST_WINDOW)}
+        for name, (least, most) in ranges.items():
+            value = getattr(self, name)
+            if value not in range(least, most + 1):
+                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
+        if self.min_size < 0:
+            raise ValueError(f"min_size must be a number of bytes, 0 or more, not {self.min_size!r}")
+
+
+class Deflate(Extension):
+    """
+    permessage-deflate on one connection, on either side of it.
+
+    wsproto's handshake calls ``accept`` on the server, ``offer`` and ``finalize`` on the client.
+    ``max_message_size`` is in bytes after inflation: a compressed message that passes it fails the connection
+    with 1009, there and then. Messages that come uncompressed are the caller's to bound.
+    """
+
+    name = "permessage-deflate"
+
+    __slots__ = (
+        "_compressor",
+        "_decompressor",
+        "_enabled",
+        "_frame_is_compressed",
+        "_message_is_compressed",
+        "_sending_compressed",
+        "_settings",
+    )
+
+    def __init__(self, settings: DeflateSettings, max_message_size: int) -> None:
+        self._settings = settings
+        self._enabled = False
+        self._compressor = _Compressor(settings)
+        self._decompressor = _Decompressor(max_message_size)
+        self._message_is_compressed = False
+        self._frame_is_compressed = False
+        self._sending_compressed = False
+
+    def enabled(self) -> bool:
+        """Whether the handshake has agreed on compression."""
+        return self._enabled
+
+    def compresses(self, size: int) -> bool:
+        """Whether a message of this size, in bytes, is compressed when it is sent as one frame."""
+        return self._enabled and size >= self._settings.min_size
+
+    # The handshake (RFC 7692 section 7.1)
+
+    def accept(self, offer: str) -> str | None:
+        """
+        Return the server's answer to an offer, without the extension's name; ``None`` declines the offer.
+
+        Of several offers the first that is acceptable is taken. Never raises.
+        """
+        if self._enabled:
+            return None
+        try:
+            offered = _parse(offer, valueless=(*_SWITCHES, "client_max_window_bits"))
+            # Section 7.1.1: asked or unasked, a server may turn context takeover off.
+            agreed: dict[str, int | None] = {
+                switch: None for switch in _SWITCHES if switch in offered or getattr(self._settings, switch)
+            }
+            # Section 7.1.2: the answer is at most what was offered. A client's window that was not offered
+            # must not be answered; the server's might be, but not every client would have it.
+            for window in _WINDOWS:
+                if window in offered:
+                    agreed[window] = min(offered[window] or _LARGEST_WINDOW, self._settings.window_bits)
+            self._enable("server", "client", agreed)
+        except ValueError:
+            return None
+        return _format(agreed)
+
+    def offer(self) -> str:
+        """
+        Return the client's offer, without the extension's name.
+
+        The server's window is left to the server: some decline an offer that limits it, others ignore the
+        limit.
+        """
+        asked: dict[str, int | None] = {"client_max_window_bits": self._settings.window_bits}
+        return _format(asked | {switch: None for switch in _SWITCHES if getattr(self._settings, switch)})
+
+    def finalize(self, offer: str) -> None:
+        """Take the server's answer to the offer; a bad one raises wsproto's ``RemoteProtocolError``."""
+        try:
+            if self._enabled:
+                raise ValueError("the offer was answered already")
+            agreed = _parse(offer, valueless=_SWITCHES)
+            # Section 7.1.1.1: a server accepts this parameter by answering it.
+            if self._settings.server_no_context_takeover and "server_no_context_takeover" not in agreed:
+                raise ValueError("server_no_context_takeover was asked for and is missing")
+            # Section 7.1.2.2
+            if (agreed.get("client_max_window_bits") or 0) > self._settings.window_bits:
+                raise ValueError(f"client_max_window_bits is above the {self._settings.window_bits} offered")
+            # Section 7.1.1.2: a client that offers this is bound by it, whatever the server answers.
+            if self._settings.client_no_context_takeover:
+                agreed["client_no_context_takeover"] = None
+            self._enable("client", "server", agreed)
+        except ValueError as error:
+            raise RemoteProtocolError(
+                f"the server must not answer the offer of permessage-deflate with {offer!r}: {error}",
+                event_hint=RejectConnection(),
+            ) from error
+
+    def _enable(self, own: str, peer: str, agreed: dict[str, int | None]) -> None:
+        """Raise ``ValueError`` if zlib cannot compress with the window agreed on."""
+        own_bits = agreed.get(f"{own}_max_window_bits") or self._settings.window_bits
+        if own_bits < _SMALLEST_WINDOW:
+            raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
+        self._compressor.window_bits = own_bits
+        self._compressor.keeps_context = f"{own}_no_context_takeover" not in agreed
+        # What was compressed with a smaller window inflates with any larger one.
+        peer_bits = agreed.get(f"{peer}_max_window_bits") or _LARGEST_WINDOW
+        self._decompressor.window_bits = max(peer_bits, _SMALLEST_WINDOW)
+        self._decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
+        self._enabled = True
+
+    # Frames (RFC 7692 section 6)
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        """
+        Begin a frame; return the reserved bits that have a meaning, or the code to close with.
+
+        wsproto calls this again for the same frame for as long as its masking key has yet to come.
+        """
+        if opcode in (Opcode.TEXT, Opcode.BINARY):
+            self._message_is_compressed = rsv.rsv1
+            self._decompressor.start()
+        elif rsv.rsv1:
+            # Section 6: RSV1 is for the first frame of a message alone.
+            return CloseReason.PROTOCOL_ERROR
+        self._frame_is_compressed = self._message_is_compressed and not opcode.iscontrol()
+        return RsvBits(rsv1=True, rsv2=False, rsv3=False)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        """Return what a part of a frame's payload inflates to, or the code to close with."""
+        return self._decompressor.inflate(data) if self._frame_is_compressed else data
+
+    def frame_inbound_complete(
+        self, proto: FrameDecoder | FrameProtocol, fin: bool
+    ) -> bytes | CloseReason | None:
+        """End a frame; return what the end of a message inflates to, or the code to close with."""
+        if not fin or not self._frame_is_compressed:
+            return None
+        self._message_is_compressed = False
+        return self._decompressor.finish()
+
+    def frame_outbound(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
+    ) -> tuple[RsvBits, bytes]:
+        """Return the reserved bits and the payload to send for a frame."""
+        if opcode.iscontrol():
+            return rsv, data
+        is_first = opcode is not Opcode.CONTINUATION
+        if is_first:
+            # Of a message in several frames the size is not known yet.
+            self._sending_compressed = not fin or self.compresses(len(data))
+        if not self._sending_compressed:
+            return rsv, data
+        return RsvBits(is_first, rsv.rsv2, rsv.rsv3), self._compressor.compress(data, fin=fin)
+
+
+class _Compressor:
+    """The stream of what is sent (RFC 7692 section 7.2.1)."""
+
+    __slots__ = ("_settings", "_stream", "keeps_context", "window_bits")
+
+    def __init__(self, settings: DeflateSettings) -> None:
+        self._settings = settings
+        self._stream: zlib._Compress | None = None
+        self.window_bits = settings.window_bits
+        self.keeps_context = True
+
+    def compress(self, data: bytes, *, fin: bool) -> bytes:
+        if self._stream is None:
+            self._stream = zlib.compressobj(
+                self._settings.level, zlib.DEFLATED, -self.window_bits, self._settings.mem_level
+            )
+        # A flush at the end of each frame lets the peer have all of it before the next one comes.
+        compressed = self._stream.compress(data) + self._stream.flush(zlib.Z_SYNC_FLUSH)
+        if not fin:
+            return compressed
+        if not self.keeps_context:
+            self._stream = None
+        return compressed.removesuffix(_TAIL)
+
+
+class _Decompressor:
+    """The stream of what is received (RFC 7692 section 7.2.2), inflated to a byte above the limit at most."""
+
+    __slots__ = ("_max_message_size", "_room", "_stream", "keeps_context", "window_bits")
+
+    def __init__(self, max_message_size: int) -> None:
+        # zlib counts in ssize_t, and is asked for one byte more than there is room for.
+        self._max_message_size = min(max_message_size, sys.maxsize - 1)
+        self._room = 0
+        self._stream: zlib._Decompress | None = None
+        self.window_bits = _LARGEST_WINDOW
+        self.keeps_context = True
+
+    def start(self) -> None:
+        self._room = self._max_message_size
+
+    def inflate(self, data: bytes) -> bytes | CloseReason:
+        inflated = []
+        for start in range(0, len(data), _PIECE_SIZE):
+            piece = data[start : start + _PIECE_SIZE]
+            while piece:
+                if self._stream is None:
+                    self._stream = zlib.decompressobj(-self.window_bits)
+                try:
+                    # Asked for a byte too many, zlib either passes the limit or takes in all of the piece.
+                    inflated.append(self._stream.decompress(piece, self._room + 1))
+                except zlib.error:
+                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+                self._room -= len(inflated[-1])
+                if self._room < 0:
+                    return CloseReason.MESSAGE_TOO_BIG
+                # Sections 7.2.1 and 7.2.3.4: a final block (BFINAL) ends the stream, and at the next byte
+                # another one begins, with an empty window: a sender on zlib cannot begin it otherwise.
+                piece = self._stream.unused_data
+                if self._stream.eof:
+                    self._stream = None
+        return b"".join(inflated)
+
+    def finish(self) -> bytes | CloseReason:
+        # Without a stream there is none to end: the payload was empty, or stopped right after a final block.
+        rest = b"" if self._stream is None else self.inflate(_TAIL)
+        if not self.keeps_context:
+            self._stream = None
+        return rest
+
+
+def _parse(extension: str, *, valueless: Collection[str]) -> dict[str, int | None]:
+    """
+    Return the parameters of an offer or an answer; ``ValueError`` if section 7.1 does not allow them.
+
+    ``valueless`` names those that may stand without a value.
+    """
+    parameters: dict[str, int | None] = {}
+    for parameter in extension.split(";")[1:]:
+        name, equals, value = (part.strip(" \t") for part in parameter.partition("="))
+        name = name.lower()
+        if name not in _SWITCHES and name not in _WINDOWS:
+            raise ValueError(f"unknown parameter {name!r}")
+        if name in parameters:
+            raise ValueError(f"{name} is there twice")
+        if not equals and name in valueless:
+            parameters[name] = None
+        elif name in _SWITCHES:
+            raise ValueError(f"{name} takes no value")
+        elif value in _WINDOW_BITS:
+            parameters[name] = _WINDOW_BITS[value]
+        else:
+            raise ValueError(f"{name} must be a whole number from 8 to 15, not {value!r}")
+    return parameters
+
+
+def _format(parameters: dict[str, int | None]) -> str:
+    return "; ".join(name if value is None else f"{name}={value}" for name, value in parameters.items())

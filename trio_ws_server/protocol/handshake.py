@@ -1,0 +1,251 @@
+"""
+The WebSocket opening handshake (RFC 6455 section 4), both sides, on wsproto.
+
+wsproto takes much of a request on trust (the key's form, a header's encoding, one field line of a kind) and
+raises whatever comes of it. So a request is first checked here, each error with the status that answers it, and
+wsproto gets a request that it can only accept; it computes the response and negotiates the extensions.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+from http import HTTPStatus
+from typing import TYPE_CHECKING, NamedTuple
+
+import h11
+import wsproto.utilities
+from wsproto.connection import ConnectionState, ConnectionType
+from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
+from wsproto.handshake import H11Handshake
+
+from trio_ws_server.errors import HandshakeError
+from trio_ws_server.protocol.http1 import HEAD_END, BadRequest
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from trio_ws_server.protocol.deflate import Deflate
+
+_VERSION = b"13"
+_KEY_BYTES = 16
+_MAX_REJECTION_BODY = 64 * 1024
+
+RESERVED_FIELDS = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Header fields that the handshake makes and nobody else may set."""
+
+
+def is_upgrade(request: h11.Request) -> bool:
+    """Whether the request asks for a WebSocket, rightly or not."""
+    return b"websocket" in _tokens(request, b"upgrade")
+
+
+class ServerHandshake:
+    """A client's valid opening handshake, to be accepted."""
+
+    def __init__(self, request: h11.Request) -> None:
+        """Check a request; raises `BadRequest` if RFC 6455 section 4.2.1 does not allow to accept it."""
+        if request.method != b"GET":
+            raise BadRequest(f"a WebSocket handshake is a GET request, not {request.method.decode()}")
+        if request.http_version < b"1.1":
+            raise BadRequest("a WebSocket handshake needs HTTP/1.1")
+        if _values(request, b"transfer-encoding") or _values(request, b"content-length") not in ([], [b"0"]):
+            raise BadRequest("a WebSocket handshake has no body")
+        if b"upgrade" not in _tokens(request, b"connection"):
+            raise BadRequest("a WebSocket handshake needs the header field Connection: Upgrade")
+        versions = _values(request, b"sec-websocket-version")
+        if versions != [_VERSION]:
+            # RFC 6455 section 4.4
+            raise BadRequest(
+                "only WebSocket version 13 is spoken here (header field Sec-WebSocket-Version)",
+                HTTPStatus.UPGRADE_REQUIRED if versions else HTTPStatus.BAD_REQUEST,
+                headers=[(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
+            )
+        keys = _values(request, b"sec-websocket-key")
+        if len(keys) != 1 or not _is_key(keys[0]):
+            raise BadRequest("a WebSocket handshake needs one Sec-WebSocket-Key: 16 bytes in base64")
+        self._key = keys[0]
+        try:
+            self.subprotocols = _list(request, b"sec-websocket-protocol")
+        except UnicodeDecodeError:
+            raise BadRequest("Sec-WebSocket-Protocol must be tokens") from None
+        try:
+            self._extensions = ", ".join(_list(request, b"sec-websocket-extensions")).encode()
+        except UnicodeDecodeError:
+            self._extensions = b""
+
+    def accept(
+        self,
+        *,
+        subprotocol: str | None,
+        headers: Iterable[tuple[bytes, bytes]],
+        deflate: Deflate | None,
+    ) -> bytes:
+        """
+        Return the bytes of the 101 response.
+
+        ``deflate.enabled()`` tells afterwards whether compression was agreed on. Raises ``ValueError`` for a
+        subprotocol that the client did not offer, and for header fields that cannot be sent.
+        """
+        if subprotocol is not None and subprotocol not in self.subprotocols:
+            raise ValueError(
+                f"subprotocol {subprotocol!r} was not offered by the client, which offered "
+                f"{', '.join(map(repr, self.subprotocols)) or 'none'}"
+            )
+        fields = list(headers)
+        for name, _ in fields:
+            if name.lower() in RESERVED_FIELDS:
+                raise ValueError(f"header field {name.decode('latin-1')!r} is made by the handshake")
+        handshake = H11Handshake(ConnectionType.SERVER)
+        handshake.initiate_upgrade_connection(
+            [
+                (b"Host", b"localhost"),
+                (b"Upgrade", b"websocket"),
+                (b"Connection", b"Upgrade"),
+                (b"Sec-WebSocket-Key", self._key),
+                (b"Sec-WebSocket-Version", _VERSION),
+                (b"Sec-WebSocket-Protocol", ", ".join(self.subprotocols).encode()),
+                (b"Sec-WebSocket-Extensions", self._extensions),
+            ],
+            "/",
+        )
+        extensions = [] if deflate is None else [deflate]
+        try:
+            return handshake.send(
+                AcceptConnection(subprotocol=subprotocol, extensions=list(extensions), extra_headers=fields)
+            )
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
+
+def _values(request: h11.Request, name: bytes) -> list[bytes]:
+    return [value for field, value in request.headers if field == name]
+
+
+def _list(request: h11.Request, name: bytes) -> list[str]:
+    """Return the elements of a list-based field over all its lines (RFC 9110 section 5.6.1)."""
+    pieces = b",".join(_values(request, name)).split(b",")
+    return [piece.strip().decode("ascii") for piece in pieces if piece.strip()]
+
+
+def _tokens(request: h11.Request, name: bytes) -> set[bytes]:
+    return {piece.strip().lower() for value in _values(request, name) for piece in value.split(b",")}
+
+
+def _is_key(key: bytes) -> bool:
+    try:
+        return len(base64.b64decode(key, validate=True)) == _KEY_BYTES
+    except binascii.Error:
+        return False
+
+
+class Accepted(NamedTuple):
+    """The server accepted the client's handshake."""
+
+    subprotocol: str | None
+    headers: list[tuple[bytes, bytes]]
+    leftover: bytes
+    """What the server sent behind its response: the first frames."""
+
+
+class Rejected(NamedTuple):
+    """The server answered the client's handshake with another status than 101."""
+
+    status: int
+    headers: list[tuple[bytes, bytes]]
+    body: bytes
+    """What of the response's body came, its first 64 KiB at most."""
+
+
+class ClientHandshake:
+    """The opening handshake as a client makes it."""
+
+    def __init__(
+        self,
+        *,
+        host: str,
+        target: str,
+        subprotocols: Sequence[str],
+        headers: Sequence[tuple[bytes, bytes]],
+        deflate: Deflate | None,
+        max_head_size: int,
+    ) -> None:
+        for name, _ in headers:
+            if name.lower() in RESERVED_FIELDS | {b"host"}:
+                raise ValueError(f"header field {name.decode('latin-1')!r} is made by the handshake")
+        self._request = Request(
+            host=host,
+            target=target,
+            subprotocols=list(subprotocols),
+            extensions=[] if deflate is None else [deflate],
+            extra_headers=list(headers),
+        )
+        self._handshake = H11Handshake(ConnectionType.CLIENT)
+        self._max_head_size = max_head_size
+        self._head = bytearray()
+        self._rejection: Rejected | None = None
+
+    def request(self) -> bytes:
+        """Return the bytes of the request. Raises ``ValueError`` for header fields that cannot be sent."""
+        try:
+            return self._handshake.send(self._request)
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def receive_data(self, data: bytes) -> Accepted | Rejected | None:
+        """
+        Take bytes from the server, ``b""`` at their end; return the outcome once it is known.
+
+        Raises `HandshakeError` for a response that RFC 6455 section 4.1 does not allow to go on with.
+        """
+        if self._rejection is not None:
+            return self._receive(data)
+        self._head += data
+        end = self._head.find(HEAD_END)
+        if end < 0 and not data:
+            raise HandshakeError("the server closed the connection without answering the opening handshake")
+        if max(end, 0 if end >= 0 else len(self._head)) > self._max_head_size:
+            raise HandshakeError(f"the server's response has a head of more than {self._max_head_size} bytes")
+        if end < 0:
+            return None
+        head, rest = self._head[: end + len(HEAD_END)], self._head[end + len(HEAD_END) :]
+        outcome = self._receive(bytes(head))
+        if isinstance(outcome, Accepted):
+            return outcome._replace(leftover=bytes(rest))
+        if outcome is None and rest:
+            return self._receive(bytes(rest))
+        return outcome
+
+    def _receive(self, data: bytes) -> Accepted | Rejected | None:
+        try:
+            self._handshake.receive_data(data)
+            events = list(self._handshake.events())
+        except (wsproto.utilities.RemoteProtocolError, UnicodeDecodeError) as exc:
+            raise HandshakeError(f"the server's response to the opening handshake is invalid: {exc}") from exc
+        for event in events:
+            match event:
+                case AcceptConnection(subprotocol=subprotocol, extra_headers=headers):
+                    return Accepted(subprotocol, list(headers), b"")
+                case RejectConnection(status_code=status, headers=headers):
+                    self._rejection = Rejected(status, list(headers), b"")
+                case RejectData(data=body):
+                    assert self._rejection is not None
+                    self._rejection = self._rejection._replace(body=self._rejection.body + body)
+        if self._rejection is None:
+            return None
+        complete = self._handshake.state is ConnectionState.CLOSED or not data
+        if complete or len(self._rejection.body) >= _MAX_REJECTION_BODY:
+            return self._rejection._replace(body=self._rejection.body[:_MAX_REJECTION_BODY])
+        return None

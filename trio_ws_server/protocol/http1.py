@@ -1,0 +1,233 @@
+"""
+HTTP/1.1 exchanges, server side, on h11.
+
+h11 parses and frames. It is liberal where an intermediary and we could come to read the same bytes as
+different requests (RFC 9112 section 11.2), so a request head is looked at before h11 gets it: what is
+ambiguous is refused, never repaired.
+
+Each exchange has an h11 connection of its own. What the peer sent ahead (a pipelined request, or WebSocket
+frames behind an upgrade) is thereby always where the exchange before left it: in `Exchange.leftover`.
+"""
+
+from __future__ import annotations
+
+import re
+from http import HTTPStatus
+from typing import TYPE_CHECKING
+
+import h11
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+HEAD_END = b"\r\n\r\n"
+_BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+_FOLDED_LINE = re.compile(rb"\r\n[ \t]")
+_CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
+_TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+
+
+class BadRequest(Exception):
+    """A request that is answered with an error status; the connection is closed after it."""
+
+    def __init__(
+        self,
+        detail: str,
+        status: HTTPStatus = HTTPStatus.BAD_REQUEST,
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> None:
+        super().__init__(detail)
+        self.status = status
+        self.headers = list(headers)
+
+
+class Exchange:
+    """One request from a client and the response to it."""
+
+    def __init__(self, *, max_head_size: int, leftover: bytes = b"") -> None:
+        self.request: h11.Request | None = None
+        self.must_close = False
+        """Set before the response starts, it says ``Connection: close`` in it."""
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
+        self._max_head_size = max_head_size
+        self._unread = bytearray(leftover)
+        self._searched = 0
+
+    # What the client sends.
+
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the client."""
+        self._unread += data
+
+    @property
+    def unread(self) -> int:
+        """How many bytes wait to be taken by `next_request` or `next_body`."""
+        return len(self._unread)
+
+    @property
+    def leftover(self) -> bytes:
+        """The bytes that arrived behind this request, once the whole of it has been read."""
+        return self._h11.trailing_data[0] + bytes(self._unread)
+
+    def next_request(self) -> h11.Request | None:
+        """Return the request once its head is complete, else None. Raises `BadRequest`."""
+        # RFC 9112 section 2.2: ignore an empty line before the request line.
+        if self._unread.startswith(b"\r\n"):
+            del self._unread[:2]
+        end = self._unread.find(HEAD_END, max(0, self._searched - len(HEAD_END)))
+        self._searched = len(self._unread)
+        head = bytes(self._unread if end < 0 else self._unread[: end + len(HEAD_END)])
+        if len(head) > self._max_head_size:
+            raise BadRequest(
+                f"request line and header fields are longer than {self._max_head_size} bytes",
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            )
+        _check_lines(head)
+        if end < 0:
+            return None
+        _check_framing(head)
+        del self._unread[: len(head)]
+        self._h11.receive_data(head)
+        request = self._h11_next()
+        assert isinstance(request, h11.Request)
+        self.request = request
+        _check_request(request)
+        return request
+
+    def next_body(self) -> bytes | None:
+        """
+        Return the next piece of the request's body, ``b""`` at its end, or None where more data is needed.
+
+        Raises `BadRequest` where the body's framing is broken or the client ended before its end.
+        """
+        if self._unread:
+            self._h11.receive_data(bytes(self._unread))
+            self._unread.clear()
+        match self._h11_next():
+            case h11.Data(data=data):
+                return bytes(data)
+            case h11.NEED_DATA:
+                return None
+            case _:
+                return b""
+
+    @property
+    def body_complete(self) -> bool:
+        """Whether the whole request has been read."""
+        return self._h11.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
+
+    @property
+    def continue_expected(self) -> bool:
+        """Whether the client waits for ``100 Continue`` before it sends the body (RFC 9110 section 10.1.1)."""
+        return self._h11.they_are_waiting_for_100_continue
+
+    # What the server sends.
+
+    @property
+    def response_started(self) -> bool:
+        """Whether the response's head has been made."""
+        return self._h11.our_state not in (h11.IDLE, h11.SEND_RESPONSE)
+
+    @property
+    def response_complete(self) -> bool:
+        """Whether the whole response has been made."""
+        return self._h11.our_state in (h11.DONE, h11.MUST_CLOSE)
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can take another exchange (RFC 9112 section 9.3)."""
+        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+
+    def continue_(self) -> bytes:
+        """Return the bytes of ``100 Continue``."""
+        return self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
+
+    def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+        """
+        Return the bytes of the response's head. The framing is added: ``Transfer-Encoding`` fields are ignored.
+
+        Raises ``ValueError`` for what cannot be sent.
+        """
+        fields = [(name, value) for name, value in headers if name.lower() != b"transfer-encoding"]
+        if self.must_close:
+            fields = [(name, value) for name, value in fields if name.lower() != b"connection"]
+            fields.append((b"connection", b"close"))
+        try:
+            response = h11.Response(status_code=status, headers=fields, reason=_reason_phrase(status))
+            return self._h11.send(response)
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def send_body(self, data: bytes) -> bytes:
+        """
+        Return the bytes of a piece of the response's body; of a response to HEAD, none.
+
+        Raises ``ValueError`` where the response's head does not allow so much of a body.
+        """
+        if self.request is not None and self.request.method == b"HEAD":
+            return b""
+        try:
+            return self._h11.send(h11.Data(data=data))
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def end_body(self) -> bytes:
+        """
+        Return the bytes that end the response's body.
+
+        Raises ``ValueError`` where the response's head announced more of a body.
+        """
+        try:
+            return self._h11.send(h11.EndOfMessage())
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
+    def _h11_next(self) -> h11.Event | type[h11.NEED_DATA] | type[h11.PAUSED]:
+        try:
+            return self._h11.next_event()
+        except h11.RemoteProtocolError as exc:
+            raise BadRequest(str(exc), HTTPStatus(exc.error_status_hint)) from exc
+
+
+def _check_lines(head: bytes) -> None:
+    """Refuse, as soon as they appear, lines that others may see ended or joined elsewhere than we do."""
+    if head[:1] and head[0] <= 0x20 and head[:1] != b"\r":
+        raise BadRequest("this is not an HTTP/1.1 request (perhaps TLS was meant?)")
+    if _BARE_LINE_BREAK.search(head):
+        raise BadRequest("lines must end in CR LF")
+    if _FOLDED_LINE.search(head):
+        raise BadRequest("header fields must not be folded over several lines")
+
+
+def _check_framing(head: bytes) -> None:
+    """Refuse requests whose length others may see otherwise (RFC 9112 section 6.3)."""
+    lengths = _CONTENT_LENGTH.findall(head)
+    if len(lengths) > 1 or any(b"," in length for length in lengths):
+        raise BadRequest("more than one Content-Length")
+    if lengths and _TRANSFER_ENCODING.search(head):
+        raise BadRequest("both Content-Length and Transfer-Encoding")
+
+
+def _check_request(request: h11.Request) -> None:
+    if not request.http_version.startswith(b"1."):
+        raise BadRequest(
+            f"HTTP version {request.http_version.decode()} is not spoken here, HTTP/1.1 is",
+            HTTPStatus.HTTP_VERSION_NOT_SUPPORTED,
+        )
+    if request.method == b"CONNECT":
+        raise BadRequest("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
+    if request.http_version == b"1.0" and any(name == b"transfer-encoding" for name, _ in request.headers):
+        # RFC 9112 section 6.1
+        raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")
+    origin_form = request.target.startswith(b"/")
+    absolute_form = request.target.lower().startswith((b"http://", b"https://"))
+    asterisk_form = request.target == b"*" and request.method == b"OPTIONS"
+    if not (origin_form or absolute_form or asterisk_form) or b"#" in request.target:
+        raise BadRequest(f'request target {request.target.decode()!r} must be a path that starts with "/"')
+
+
+def _reason_phrase(status: int) -> str:
+    try:
+        return HTTPStatus(status).phrase
+    except ValueError:
+        return ""

@@ -1,0 +1,281 @@
+"""
+The WebSocket state machine: open, closing, closed, decided here and nowhere else.
+
+It wraps `wsproto.Connection`, which parses and frames, and adds what that leaves to its user:
+
+- A parse error ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the
+  peer sends raises. wsproto reports it as if the peer had sent a close frame, its own state unchanged.
+- A frame whose declared length would make its message too large is refused before its payload is buffered.
+- Pieces of frames are put together to messages.
+
+State transitions (anything not in the table changes nothing)::
+
+    OPEN     we send a close frame     -> CLOSING
+    OPEN     the peer's arrives        -> CLOSED, and it is answered
+    OPEN     the connection fails      -> CLOSED, and the peer is told why
+    OPEN     the connection is lost    -> CLOSED
+    CLOSING  the peer's arrives        -> CLOSED
+    CLOSING  the connection fails      -> CLOSED
+    CLOSING  the connection is lost    -> CLOSED
+"""
+
+from __future__ import annotations
+
+from enum import Enum
+from io import BytesIO, StringIO
+from typing import TYPE_CHECKING, NamedTuple
+
+import wsproto.events as ws
+from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.extensions import Extension
+from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
+
+from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+
+if TYPE_CHECKING:
+    from wsproto.frame_protocol import FrameDecoder, FrameProtocol
+
+    from trio_ws_server.protocol.deflate import Deflate
+
+
+class State(Enum):
+    """RFC 6455 sections 7.1.3 and 7.1.4."""
+
+    OPEN = "open"
+    CLOSING = "closing"
+    CLOSED = "closed"
+
+
+class Ending(Enum):
+    """What made a connection leave the open state."""
+
+    LOCAL_CLOSE = "us"
+    PEER_CLOSE = "peer"
+    PROTOCOL_ERROR = "protocol error"
+    LOST = "connection lost"
+
+
+_NEXT_STATE = {
+    (State.OPEN, Ending.LOCAL_CLOSE): State.CLOSING,
+    (State.OPEN, Ending.PEER_CLOSE): State.CLOSED,
+    (State.OPEN, Ending.PROTOCOL_ERROR): State.CLOSED,
+    (State.OPEN, Ending.LOST): State.CLOSED,
+    (State.CLOSING, Ending.PEER_CLOSE): State.CLOSED,
+    (State.CLOSING, Ending.PROTOCOL_ERROR): State.CLOSED,
+    (State.CLOSING, Ending.LOST): State.CLOSED,
+}
+
+_HARMLESS_CODES = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD}
+
+
+class Ping(NamedTuple):
+    """The peer wants a pong with the same payload."""
+
+    payload: bytes
+
+
+class Pong(NamedTuple):
+    """The peer answers a ping."""
+
+    payload: bytes
+
+
+class WebSocketProtocol:
+    """One end of a WebSocket connection, from the end of its opening handshake on."""
+
+    def __init__(self, *, client: bool, max_message_size: int, deflate: Deflate | None = None) -> None:
+        self.client = client
+        self.state = State.OPEN
+        self.ending: Ending | None = None
+        self.close_received: Close | None = None
+        self.close_sent: Close | None = None
+        self._max_message_size = max_message_size
+        extensions: list[Extension] = [_SizeLimit(max_message_size)]
+        if deflate is not None:
+            extensions.append(deflate)
+        self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
+        self._text: StringIO | None = None
+        self._binary: BytesIO | None = None
+        self._outgoing = b""
+
+    # What the peer sends.
+
+    def receive_data(self, data: bytes) -> list[str | bytes | Ping | Pong]:
+        """
+        Take bytes from the peer; return the messages, pings and pongs that they complete.
+
+        A message received once a close frame was sent is dropped, and so is a ping. Never raises for what the
+        peer sent: see `state` and `data_to_send` after it.
+        """
+        received: list[str | bytes | Ping | Pong] = []
+        if self.state is State.CLOSED:
+            return received
+        self._connection.receive_data(data)
+        for event in self._connection.events():
+            match event:
+                case ws.TextMessage() | ws.BytesMessage():
+                    message = self._assemble(event)
+                    if message is not None and self.state is State.OPEN:
+                        received.append(message)
+                case ws.Ping(payload=payload):
+                    if self.state is State.OPEN:
+                        received.append(Ping(bytes(payload)))
+                case ws.Pong(payload=payload):
+                    received.append(Pong(bytes(payload)))
+                case ws.CloseConnection(code=code, reason=reason):
+                    self._close_received_or_failed(code, reason or "")
+        return received
+
+    def receive_eof(self) -> None:
+        """Take note that nothing more will come from the peer, or that the connection is gone."""
+        self._end(Ending.LOST)
+
+    def _close_received_or_failed(self, code: int, reason: str) -> None:
+        if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
+            if code == CloseCode.MESSAGE_TOO_BIG:
+                reason = f"message is larger than {self._max_message_size} bytes"
+            self.fail(code, reason, Ending.PROTOCOL_ERROR)
+            return
+        self.close_received = Close(int(code), reason)
+        if self.state is State.OPEN:
+            # RFC 6455 section 5.5.1: answer with the status code received.
+            self._queue_close(Close(int(code)))
+        self._end(Ending.PEER_CLOSE)
+
+    def _assemble(self, event: ws.TextMessage | ws.BytesMessage) -> str | bytes | None:
+        """Return the message that the piece completes, if it does."""
+        if isinstance(event, ws.TextMessage):
+            if event.message_finished and self._text is None:
+                return event.data
+            if self._text is None:
+                self._text = StringIO()
+            self._text.write(event.data)
+            if not event.message_finished:
+                return None
+            text, self._text = self._text.getvalue(), None
+            return text
+        if event.message_finished and self._binary is None:
+            return bytes(event.data)
+        if self._binary is None:
+            self._binary = BytesIO()
+        self._binary.write(event.data)
+        if not event.message_finished:
+            return None
+        binary, self._binary = self._binary.getvalue(), None
+        return binary
+
+    # What we send.
+
+    def send_message(self, message: str | bytes) -> bytes:
+        """Return the bytes of a message. Raises `ConnectionClosed` if the connection is not open."""
+        self._check_open()
+        event: ws.Event = (
+            ws.TextMessage(data=message) if isinstance(message, str) else ws.BytesMessage(data=message)
+        )
+        return self._connection.send(event)
+
+    def send_ping(self, payload: bytes) -> bytes:
+        """Return the bytes of a ping of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
+        self._check_open()
+        return self._connection.send(ws.Ping(payload=payload))
+
+    def send_pong(self, payload: bytes) -> bytes:
+        """Return the bytes of a pong of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
+        self._check_open()
+        return self._connection.send(ws.Pong(payload=payload))
+
+    def send_close(self, close: Close) -> None:
+        """Start the closing handshake; without effect if the connection is not open."""
+        if self.state is State.OPEN:
+            self._queue_close(close)
+            self._end(Ending.LOCAL_CLOSE)
+
+    def fail(self, code: int, reason: str, ending: Ending) -> None:
+        """Tell the peer, if a close frame can still be sent, and be done with it (RFC 6455 section 7.1.7)."""
+        if self.state is State.OPEN:
+            self._queue_close(Close(int(code), reason.encode()[:123].decode(errors="ignore")))
+        self._end(ending)
+
+    def data_to_send(self) -> bytes:
+        """Return the bytes of a close frame, once, when there is one to send."""
+        data, self._outgoing = self._outgoing, b""
+        return data
+
+    def _queue_close(self, close: Close) -> None:
+        # wsproto knows an empty close frame by the identity of this code.
+        code = CloseReason.NO_STATUS_RCVD if close.code == CloseCode.NO_STATUS_RCVD else close.code
+        self._outgoing += self._connection.send(ws.CloseConnection(code=code, reason=close.reason or None))
+        self.close_sent = close
+
+    def _check_open(self) -> None:
+        if self.state is not State.OPEN:
+            raise self.closed_error()
+
+    def _end(self, ending: Ending) -> None:
+        state = _NEXT_STATE.get((self.state, ending))
+        if state is None:
+            return
+        self.state = state
+        if self.ending is None:
+            self.ending = ending
+        self._text = self._binary = None
+
+    # How it ended.
+
+    @property
+    def close(self) -> Close:
+        """
+        The code and reason with which the connection ended or is ending.
+
+        The peer's where it sent a close frame (1005 for an empty one); else ours, if it was we who ended the
+        connection; else 1006 (RFC 6455 section 7.1.5).
+        """
+        if self.close_received is not None:
+            return self.close_received
+        if self.close_sent is not None and self.ending is not Ending.LOST:
+            return self.close_sent
+        return Close(CloseCode.ABNORMAL_CLOSURE)
+
+    def closed_error(self) -> ConnectionClosed:
+        """Return the exception for an operation on a connection that is not open."""
+        codes = {close.code for close in (self.close_received, self.close_sent) if close is not None}
+        if self.close_received is not None and codes <= _HARMLESS_CODES:
+            return ConnectionClosedOK(self.close_received, self.close_sent)
+        return ConnectionClosedError(self.close_received, self.close_sent)
+
+
+class _SizeLimit(Extension):
+    """
+    Refuses a frame by its header where it would make a message larger than the limit.
+
+    Not an extension of the wire: it asks for no bits and changes no frame. wsproto calls `frame_inbound_header`
+    again for the same frame when it lacks the masking key, so a frame is only counted when it is complete.
+    """
+
+    name = "trio-ws-server-size-limit"
+
+    def __init__(self, limit: int) -> None:
+        self._limit = limit
+        self._before = 0
+        self._frame = 0
+        self._is_control = False
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        return False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._is_control = opcode.iscontrol()
+        self._frame = 0 if self._is_control else payload_length
+        if self._before + self._frame > self._limit:
+            return CloseReason.MESSAGE_TOO_BIG
+        return RsvBits(False, False, False)
+
+    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
+        if not self._is_control:
+            self._before = 0 if fin else self._before + self._frame

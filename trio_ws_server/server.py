@@ -1,0 +1,147 @@
+"""Accepting connections, and ending them all: the accept loops and the drain."""
+
+from __future__ import annotations
+
+import errno
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.connection import Connection
+from trio_ws_server.listeners import peer_address
+from trio_ws_server.logs import logger
+from trio_ws_server.peer import Peer
+from trio_ws_server.transport import TLSStream
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from trio_ws_server.application import Application
+    from trio_ws_server.config import Config
+    from trio_ws_server.listeners import Address, BoundListener
+    from trio_ws_server.tls import ServerTLS
+
+_OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
+"""What accept(2) reports when the process or the system has no room for one more connection."""
+
+_ACCEPT_PAUSE = 0.1
+"""Seconds to wait for room before accepting again, as `trio.serve_listeners` does."""
+
+
+_RESTART = Close(CloseCode.SERVICE_RESTART)
+
+LIFESPAN_GRACE = 2.0
+"""Seconds that an application's lifespan has to shut down when its connections took all of the time there was."""
+
+
+class Server:
+    """A server at work: `serve` hands it out once it accepts connections."""
+
+    def __init__(
+        self, listeners: Sequence[BoundListener], config: Config, *, tls: ServerTLS | None = None
+    ) -> None:
+        self._listeners = listeners
+        self._config = config
+        self._tls = tls
+        self._connections: set[Connection] = set()
+        self._shutdown_requested = trio.Event()
+        self._close = _RESTART
+        self._connections_scope = trio.CancelScope()
+        self.scope = trio.CancelScope()
+        """Holds everything that the server runs, lifespan included."""
+
+    @property
+    def addresses(self) -> list[Address]:
+        """What is listened on: ``(host, port)``, or ``(path, None)`` for a Unix socket."""
+        return [listener.address for listener in self._listeners]
+
+    @property
+    def urls(self) -> list[str]:
+        """The addresses as URLs: ``http://…`` or with TLS ``https://…``; ``unix:…`` for a Unix socket."""
+        return [listener.url(tls=self._tls is not None) for listener in self._listeners]
+
+    def shut_down(self, close: Close = _RESTART) -> None:
+        """
+        Stop accepting, let running requests finish, close WebSocket connections, and return from `serve`.
+
+        ``close`` is the code and reason that WebSocket peers get. What is still there after ``graceful_timeout``
+        seconds is cancelled; an application's lifespan has `LIFESPAN_GRACE` seconds more.
+        """
+        self._close = close
+        deadline = trio.current_time() + self._config.graceful_timeout
+        self._connections_scope.deadline = deadline
+        self.scope.deadline = deadline + LIFESPAN_GRACE
+        self._shutdown_requested.set()
+
+    def cancel(self) -> None:
+        """Stop now: cancel everything."""
+        self.scope.cancel()
+
+    async def run(self, application: Application) -> None:
+        """
+        Accept and serve connections until told to shut down; return when the last one is gone.
+
+        Cancelling it drops all connections. The listeners are closed in every case.
+        """
+        with self._connections_scope:
+            async with trio.open_nursery() as connections:
+                async with trio.open_nursery() as accepting:
+                    for listener in self._listeners:
+                        accepting.start_soon(self._accept, listener, application, connections)
+                    await self._shutdown_requested.wait()
+                    accepting.cancel_scope.cancel()
+                for connection in self._connections:
+                    connection.begin_drain(self._close)
+        if self._connections_scope.cancelled_caught:
+            logger.warning(
+                "Cancelled what still ran %g s after the signal to stop (--graceful-timeout)",
+                self._config.graceful_timeout,
+            )
+
+    async def _accept(
+        self, listener: BoundListener, application: Application, connections: trio.Nursery
+    ) -> None:
+        async with listener:
+            while True:
+                try:
+                    stream = await listener.accept()
+                except OSError as exc:
+                    if exc.errno not in _OUT_OF_RESOURCES:
+                        raise
+                    logger.error("Cannot accept a connection: %s; trying again", exc.strerror)
+                    await trio.sleep(_ACCEPT_PAUSE)
+                else:
+                    connections.start_soon(self._serve, stream, listener, application)
+
+    async def _serve(
+        self, stream: trio.SocketStream, listener: BoundListener, application: Application
+    ) -> None:
+        """Serve one connection; nothing that goes wrong on it comes out, but cancellation."""
+        peer = Peer(peer_address(stream), listener.server_address(stream))
+        try:
+            if self._tls is None:
+                await self._run(Connection(stream, peer, application, self._config))
+                return
+            tls_stream = TLSStream(stream, self._tls.context)
+            try:
+                with trio.fail_after(self._config.handshake_timeout):
+                    await tls_stream.do_handshake()
+            except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+                logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+                return
+            peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
+            await self._run(Connection(tls_stream, peer, application, self._config))
+        except* Exception as group:
+            logger.error("%s: internal error, connection dropped", peer, exc_info=group)
+        finally:
+            await trio.aclose_forcefully(stream)
+
+    async def _run(self, connection: Connection) -> None:
+        self._connections.add(connection)
+        if self._shutdown_requested.is_set():
+            connection.begin_drain(self._close)
+        try:
+            await connection.run()
+        finally:
+            self._connections.discard(connection)

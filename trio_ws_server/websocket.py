@@ -1,0 +1,364 @@
+"""
+The Trio side of a WebSocket connection: messages in and out, flow control, keepalive, the closing handshake.
+
+What arrives is taken from the transport at once and put into the inbox, where tasks that receive find it; a full
+inbox pauses the transport. What is sent goes to the transport's buffer; a full buffer makes tasks that send wait.
+One task for each connection, `WebSocket.run`, does what happens in time: keepalive while the connection is open,
+the limits of the closing handshake, and the end of the TCP connection. Open, closing, closed is decided in
+`protocol.websocket`; here is only what follows from it.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections import deque
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Self
+
+import trio
+
+from trio_ws_server.close_codes import CloseCode, check_close
+from trio_ws_server.errors import ConnectionClosedOK
+from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
+from trio_ws_server.scheduling import Changes, Pace
+
+if TYPE_CHECKING:
+    from trio_ws_server.close_codes import Close
+    from trio_ws_server.config import Config
+    from trio_ws_server.headers import Request
+    from trio_ws_server.protocol.websocket import WebSocketProtocol
+    from trio_ws_server.transport import Transport
+
+MAX_PING_PAYLOAD = 125
+"""RFC 6455 section 5.5."""
+
+
+@dataclass(slots=True)
+class Traffic:
+    """Data messages that a connection has seen, and the bytes of their payloads (text in UTF-8)."""
+
+    messages_received: int = 0
+    bytes_received: int = 0
+    messages_sent: int = 0
+    bytes_sent: int = 0
+
+
+@dataclass(slots=True)
+class _SentPing:
+    sent_at: float
+    answered_at: float | None = None
+
+
+class WebSocket:
+    """
+    A WebSocket connection, as native handlers and `connect` have it.
+
+    Iterating over it yields messages until the connection is closed normally. Several tasks may send and
+    receive at the same time; each message goes to one receiver, whole messages leave in the order of the calls.
+    """
+
+    def __init__(
+        self,
+        transport: Transport,
+        protocol: WebSocketProtocol,
+        config: Config,
+        *,
+        request: Request,
+        subprotocol: str | None,
+    ) -> None:
+        """Become the transport's receiver."""
+        self.request = request
+        self.subprotocol = subprotocol
+        """The subprotocol agreed on, None if there is none."""
+        self.traffic = Traffic()
+        self._transport = transport
+        self._protocol = protocol
+        self._config = config
+        self._pace = Pace()
+        self._inbox: deque[str | bytes] = deque()
+        self._inbox_bytes = 0
+        self._changes = Changes()
+        self._peer_eof = False
+        self._open_scope = trio.CancelScope()
+        self._ended = trio.Event()
+        self._reading_paused = False
+        # The last sign of life, or the last moment that could have shown one: see _ping_answered.
+        self._heard_at = trio.current_time()
+        self._pings: dict[bytes, _SentPing] = {}
+        self._pong_owed: bytes | None = None
+        transport.receiver = self
+
+    @property
+    def path(self) -> str:
+        """The request target of the opening handshake: path and query string, percent-encoded."""
+        return self.request.path
+
+    # What the application calls.
+
+    async def recv(self) -> str | bytes:
+        """
+        Return the next message: a ``str`` for a text message, ``bytes`` for a binary one.
+
+        Waits until there is one. Raises `ConnectionClosedOK` or `ConnectionClosedError` once the connection is
+        closed and all that was received before has been returned. Cancelling it loses no message.
+        """
+        message = await self.next_message()
+        if message is None:
+            await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+            raise self._protocol.closed_error()
+        return message
+
+    def __aiter__(self) -> Self:
+        """Iterate over the messages still to come."""
+        return self
+
+    async def __anext__(self) -> str | bytes:
+        """Do as `recv` does, but end the iteration where that raises `ConnectionClosedOK`."""
+        try:
+            return await self.recv()
+        except ConnectionClosedOK:
+            raise StopAsyncIteration from None
+
+    async def send(self, message: str | bytes | bytearray | memoryview) -> None:
+        """
+        Send a text message (``str``) or a binary message (bytes-like).
+
+        Waits while more than ``write_high_water`` bytes wait to be taken by the peer. Cancelling it leaves
+        either nothing or the whole message to be sent. Raises `ConnectionClosed` if the connection is not open
+        or is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError`` for a ``str`` that is
+        not Unicode text.
+        """
+        await self._pace.step()
+        if isinstance(message, bytearray | memoryview):
+            message = bytes(message)
+        elif not isinstance(message, str | bytes):
+            raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
+        self._transport.write(self._protocol.send_message(message))
+        self.traffic.messages_sent += 1
+        self.traffic.bytes_sent += _size(message)
+        if self._transport.congested:
+            await self._transport.drain()
+            if self._transport.lost:
+                raise self._protocol.closed_error()
+
+    async def ping(self, payload: str | bytes | None = None) -> float:
+        """
+        Send a ping and wait for its pong; return the time between them in seconds.
+
+        ``payload`` is at most 125 bytes (``str``: in UTF-8), by default four random ones. Raises
+        `ConnectionClosed` if the connection is not open or closes before the pong, ``ValueError`` for a payload
+        too long or one that a ping still under way has. Cancelling it leaves the connection as it is.
+        """
+        await self._pace.step()
+        if payload is None:
+            payload = self._fresh_payload()
+        elif isinstance(payload, str):
+            payload = payload.encode()
+        if len(payload) > MAX_PING_PAYLOAD:
+            raise ValueError(f"ping payload is {len(payload)} bytes, {MAX_PING_PAYLOAD} at most")
+        if payload in self._pings:
+            raise ValueError(f"a ping with the payload {payload!r} is still waiting for its pong")
+        ping = self._send_ping(payload)
+        try:
+            await self._changes.until(
+                lambda: ping.answered_at is not None or self._protocol.state is State.CLOSED
+            )
+        finally:
+            self._pings.pop(payload, None)
+        if ping.answered_at is None:
+            raise self._protocol.closed_error()
+        return ping.answered_at - ping.sent_at
+
+    async def close(self, code: int = CloseCode.NORMAL_CLOSURE, reason: str = "") -> None:
+        """
+        Close the connection: send a close frame, wait for the peer's, and for the end of the TCP connection.
+
+        Waits at most about ``close_timeout`` seconds for the peer's close frame and as long for the rest. Without
+        effect on a connection that is already closed; one that is closing is only waited for. Cancelling it
+        leaves the closing handshake to go on. Raises ``ValueError`` for a code or reason that may not be sent.
+        """
+        close = check_close(code, reason)
+        await self._pace.step()
+        self.start_closing(close)
+        await self._ended.wait()
+
+    # What the server, the client and the ASGI adapter call.
+
+    @property
+    def state(self) -> State:
+        """Whether the connection is open, closing or closed."""
+        return self._protocol.state
+
+    @property
+    def ending(self) -> Ending | None:
+        """What ended the open state, None while it lasts."""
+        return self._protocol.ending
+
+    @property
+    def close_seen(self) -> Close:
+        """The code and reason with which the connection ended or is ending."""
+        return self._protocol.close
+
+    async def next_message(self) -> str | bytes | None:
+        """Return the next message, or None when there is none and the connection is no longer open."""
+        await self._pace.step()
+        await self._changes.until(lambda: bool(self._inbox) or self._protocol.state is not State.OPEN)
+        if not self._inbox:
+            return None
+        message = self._inbox.popleft()
+        self._inbox_bytes -= len(message)
+        if self._reading_paused and not self._inbox_full:
+            self._resume_reading()
+        return message
+
+    def start_closing(self, close: Close) -> None:
+        """Send a close frame; without effect if the connection is not open. `run` does the rest."""
+        self._protocol.send_close(close)
+        self._after_protocol()
+
+    async def run(self) -> None:
+        """
+        See the connection through: keepalive, the closing handshake, and the end of the TCP connection.
+
+        Returns when the TCP connection is closed. Cancelling it drops the connection.
+        """
+        try:
+            with self._open_scope:
+                await self._keep_alive()
+            with trio.move_on_after(self._config.close_timeout):
+                await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+                if self._protocol.client:
+                    # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
+                    await self._changes.until(lambda: self._peer_eof)
+            with trio.move_on_after(self._config.close_timeout):
+                await self._transport.shutdown(linger=self._config.close_timeout)
+        finally:
+            self._transport.abort()
+            self._ended.set()
+
+    # What the transport calls.
+
+    def data_received(self, data: bytes) -> None:
+        """Take bytes from the peer."""
+        self._heard_at = trio.current_time()
+        for event in self._protocol.receive_data(data):
+            match event:
+                case Ping(payload):
+                    self._answer_ping(payload)
+                case Pong(payload):
+                    self._pong_received(payload)
+                case message:
+                    self._deliver(message)
+        self._after_protocol()
+
+    def eof_received(self) -> None:
+        """Take note of the peer's end: without a close frame before it, the connection is lost."""
+        self._peer_eof = True
+        self._protocol.receive_eof()
+        self._after_protocol()
+
+    def writable_again(self) -> None:
+        """Send the pong that had to wait for room in the write buffer."""
+        if self._pong_owed is not None and self._protocol.state is State.OPEN:
+            self._transport.write(self._protocol.send_pong(self._pong_owed))
+        self._pong_owed = None
+
+    def connection_lost(self) -> None:
+        """Take note that the transport is gone."""
+        self.eof_received()
+
+    # How.
+
+    @property
+    def _inbox_full(self) -> bool:
+        return (
+            self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
+        )
+
+    def _deliver(self, message: str | bytes) -> None:
+        self._inbox.append(message)
+        self._inbox_bytes += len(message)
+        self.traffic.messages_received += 1
+        self.traffic.bytes_received += _size(message)
+        if self._inbox_full and not self._reading_paused:
+            self._reading_paused = True
+            self._transport.pause_reading()
+
+    def _resume_reading(self) -> None:
+        self._reading_paused = False
+        self._heard_at = trio.current_time()
+        self._transport.resume_reading()
+        self._changes.announce()
+
+    def _after_protocol(self) -> None:
+        """Do what follows from a call to the protocol: send its close frame, tell those who wait."""
+        if data := self._protocol.data_to_send():
+            self._transport.write(data)
+        if self._protocol.state is not State.OPEN:
+            self._open_scope.cancel()
+            if self._reading_paused:
+                # Nothing more goes into the inbox; the peer's close frame must be seen.
+                self._resume_reading()
+        self._changes.announce()
+
+    def _answer_ping(self, payload: bytes) -> None:
+        # RFC 6455 section 5.5.3 allows to answer only the latest of several pings: what a peer that does not
+        # read can make us buffer is one pong.
+        if self._transport.congested:
+            self._pong_owed = payload
+        elif self._protocol.state is State.OPEN:
+            self._transport.write(self._protocol.send_pong(payload))
+
+    def _fresh_payload(self) -> bytes:
+        while (payload := os.urandom(4)) in self._pings:
+            pass
+        return payload
+
+    def _send_ping(self, payload: bytes) -> _SentPing:
+        self._transport.write(self._protocol.send_ping(payload))
+        ping = self._pings[payload] = _SentPing(trio.current_time())
+        return ping
+
+    def _pong_received(self, payload: bytes) -> None:
+        """Take the pong as the answer to its ping and to all before it (RFC 6455 section 5.5.3)."""
+        if payload not in self._pings:
+            return
+        for earlier in list(self._pings):
+            self._pings.pop(earlier).answered_at = self._heard_at
+            if earlier == payload:
+                break
+
+    async def _keep_alive(self) -> None:
+        """Ping every ``ping_interval`` seconds; fail the connection when the peer shows no sign of life."""
+        interval = self._config.ping_interval
+        if interval is None:
+            await trio.sleep_forever()
+        await trio.sleep(interval)
+        while await self._ping_answered():
+            await trio.sleep(interval)
+        self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
+        self._after_protocol()
+
+    async def _ping_answered(self) -> bool:
+        """
+        Send a ping; return whether the peer showed a sign of life within ``ping_timeout`` seconds.
+
+        Any byte is one: a peer in the middle of a long message cannot answer before its end. While our own
+        application lets the inbox be full, nothing is read, and silence tells nothing.
+        """
+        ping = self._send_ping(self._fresh_payload())
+        timeout = math.inf if self._config.ping_timeout is None else self._config.ping_timeout
+        while ping.answered_at is None:
+            await self._changes.until(lambda: not self._reading_paused)
+            deadline = max(ping.sent_at, self._heard_at) + timeout
+            if deadline <= trio.current_time():
+                return False
+            with trio.move_on_at(deadline):
+                await self._changes.until(lambda: ping.answered_at is not None or self._reading_paused)
+        return True
+
+
+def _size(message: str | bytes) -> int:
+    """Return the payload's size in bytes; for a ``str`` that is ASCII, which it knows, without encoding it."""
+    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
