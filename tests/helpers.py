@@ -1,0 +1,169 @@
+"""
+Peers driven by hand: what the tests of connections, adapters and the client have at the other end.
+
+They are made of h11 and wsproto, not of our own code, and talk over memory streams.
+"""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import h11
+import trio
+import trio.testing
+from wsproto import WSConnection
+from wsproto.connection import ConnectionType
+from wsproto.events import AcceptConnection, Event, RejectConnection, Request
+
+from trio_ws_server.asgi.application import ASGIApplication
+from trio_ws_server.config import Config
+from trio_ws_server.connection import Connection
+from trio_ws_server.native import NativeApplication
+from trio_ws_server.peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Sequence
+
+    from trio_ws_server.application import Application
+
+PEER = Peer(("192.0.2.1", 4000), ("192.0.2.2", 80))
+
+
+def asgi(
+    app: Callable[..., Any], *, root_path: str = "", state: dict[str, Any] | None = None
+) -> ASGIApplication:
+    """Return an ASGI application as connections call it."""
+    return ASGIApplication(app, root_path=root_path, state=state)
+
+
+def native(handler: Callable[..., Any]) -> NativeApplication:
+    """Return a native handler as connections call it."""
+    return NativeApplication(handler)
+
+
+@asynccontextmanager
+async def serving(
+    application: Application, *, config: Config | None = None, peer: Peer = PEER
+) -> AsyncGenerator[Client, None]:
+    """Serve one connection; yield the client's end of it. The connection must end by itself in good time."""
+    ours, theirs = trio.testing.memory_stream_pair()
+    connection = Connection(theirs, peer, application, config or Config(access_log=False))
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(connection.run)
+        yield Client(ours, connection)
+        await ours.aclose()
+
+
+class Client:
+    """A client's end of a connection: bytes, HTTP by h11, WebSocket by wsproto."""
+
+    def __init__(self, stream: Any, connection: Connection | None = None) -> None:
+        self.stream = stream
+        self.connection = connection
+        """Our server's side, for what only the server can start, such as a drain."""
+        self._ws: WSConnection | None = None
+        self._events: list[Event] = []
+
+    # Bytes.
+
+    async def send(self, data: bytes) -> None:
+        await self.stream.send_all(data)
+
+    async def send_eof(self) -> None:
+        await self.stream.send_eof()
+
+    async def receive_all(self) -> bytes:
+        """Return everything up to the end."""
+        received = bytearray()
+        while data := await self.stream.receive_some():
+            received += data
+        return bytes(received)
+
+    async def receive_until(self, mark: bytes) -> bytes:
+        """Return what comes up to and including the mark, and what happens to come with it."""
+        received = bytearray()
+        while mark not in received:
+            data = await self.stream.receive_some()
+            assert data, f"the end came before {mark!r}: {bytes(received)!r}"
+            received += data
+        return bytes(received)
+
+    # HTTP.
+
+    async def request(
+        self,
+        target: str = "/",
+        *,
+        method: str = "GET",
+        headers: Sequence[tuple[str, str]] = (),
+        body: bytes = b"",
+    ) -> tuple[h11.Response, bytes]:
+        """Send a request on a connection of its own, and return the response and its body."""
+        client = h11.Connection(h11.CLIENT)
+        fields = [("Host", "example.org"), *headers]
+        if body:
+            fields.append(("Content-Length", str(len(body))))
+        wire = client.send(h11.Request(method=method, target=target, headers=fields))
+        if body:
+            wire += client.send(h11.Data(data=body))
+        await self.send(wire + client.send(h11.EndOfMessage()))
+        return await read_response(self.stream, client)
+
+    # WebSocket.
+
+    async def open(
+        self,
+        target: str = "/",
+        *,
+        subprotocols: Sequence[str] = (),
+        extensions: Sequence[Any] = (),
+        headers: Sequence[tuple[bytes, bytes]] = (),
+    ) -> AcceptConnection | RejectConnection:
+        """Make the opening handshake; return its outcome."""
+        self._ws = WSConnection(ConnectionType.CLIENT)
+        request = Request(
+            host="example.org",
+            target=target,
+            subprotocols=list(subprotocols),
+            extensions=list(extensions),
+            extra_headers=list(headers),
+        )
+        await self.send(self._ws.send(request))
+        outcome = await self.event()
+        assert isinstance(outcome, AcceptConnection | RejectConnection)
+        return outcome
+
+    async def send_event(self, event: Event) -> None:
+        assert self._ws is not None
+        await self.send(self._ws.send(event))
+
+    async def event(self) -> Event:
+        """Return the next WebSocket event from the server; nothing is answered by itself."""
+        assert self._ws is not None
+        while not self._events:
+            data = await self.stream.receive_some()
+            self._ws.receive_data(bytes(data) or None)
+            self._events.extend(self._ws.events())
+        return self._events.pop(0)
+
+
+async def read_response(stream: Any, client: h11.Connection) -> tuple[h11.Response, bytes]:
+    """Read a response with the h11 connection that the request was sent with."""
+    response: h11.Response | None = None
+    body = bytearray()
+    while True:
+        match client.next_event():
+            case h11.NEED_DATA:
+                client.receive_data(bytes(await stream.receive_some()))
+            case h11.Response() as response:
+                pass
+            case h11.Data(data=data):
+                body += data
+            case h11.EndOfMessage():
+                assert response is not None
+                return response, bytes(body)
+            case h11.InformationalResponse():
+                pass
+            case other:
+                raise AssertionError(f"unexpected {other!r}")
