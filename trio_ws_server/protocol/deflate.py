@@ -32,7 +32,7 @@ _SWITCHES = ("server_no_context_takeover", "client_no_context_takeover")
 _WINDOWS = ("server_max_window_bits", "client_max_window_bits")
 _WINDOW_BITS = {form: bits for bits in range(8, 16) for form in (str(bits), f'"{bits}"')}
 _LARGEST_WINDOW = 15
-# zlib has no raw DEFLATE with a window of 8 bits: it refuses, or takes 9 without a word.
+# zlib inflates with a window of 8 bits, but does not compress with one: it refuses, or takes 9 without a word.
 _SMALLEST_WINDOW = 9
 
 # RFC 7692 section 7.2.1: the end of every flushed message, cut off by the sender, put back by the receiver.
@@ -181,9 +181,7 @@ class Deflate(Extension):
             raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
         self._compressor.window_bits = own_bits
         self._compressor.keeps_context = f"{own}_no_context_takeover" not in agreed
-        # What was compressed with a smaller window inflates with any larger one.
-        peer_bits = agreed.get(f"{peer}_max_window_bits") or _LARGEST_WINDOW
-        self._decompressor.window_bits = max(peer_bits, _SMALLEST_WINDOW)
+        self._decompressor.window_bits = agreed.get(f"{peer}_max_window_bits") or _LARGEST_WINDOW
         self._decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
         self._enabled = True
 
