@@ -12,12 +12,11 @@ import trio
 from trio_ws_server.config import Config, Options
 from trio_ws_server.errors import HandshakeError, InvalidStatus, InvalidURI
 from trio_ws_server.headers import Headers, Request
-from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
 from trio_ws_server.protocol.handshake import Accepted, ClientHandshake, Rejected
 from trio_ws_server.protocol.websocket import WebSocketProtocol
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream, open_stream_transport
-from trio_ws_server.websocket import WebSocket
+from trio_ws_server.websocket import WebSocket, offered_deflate
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -49,17 +48,14 @@ async def connect(
     """
     config = Config(**options)
     location = _Location.of(uri)
-    deflate = (
-        Deflate(DeflateSettings(), max_message_size=config.max_message_size)
-        if config.per_message_deflate
-        else None
-    )
-    fields = headers.items() if hasattr(headers, "items") else headers
+    deflate = offered_deflate(config)
+    pairs = headers.items() if hasattr(headers, "items") else headers
+    fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
     handshake = ClientHandshake(
         host=location.authority,
         target=location.target,
         subprotocols=subprotocols,
-        headers=[(name.encode("latin-1"), value.encode("latin-1")) for name, value in fields],
+        headers=fields,
         deflate=deflate,
         max_head_size=config.max_head_size,
     )
@@ -75,13 +71,9 @@ async def connect(
     ):
         websocket = WebSocket(
             transport,
-            WebSocketProtocol(
-                client=True,
-                max_message_size=config.max_message_size,
-                deflate=deflate if deflate is not None and deflate.enabled() else None,
-            ),
+            WebSocketProtocol(client=True, max_message_size=config.max_message_size, deflate=deflate),
             config,
-            request=Request(location.target, Headers([])),
+            request=Request(location.target, Headers(fields)),
             subprotocol=accepted.subprotocol,
         )
         if accepted.leftover:

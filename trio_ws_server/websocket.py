@@ -20,6 +20,7 @@ import trio
 
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
+from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 from trio_ws_server.scheduling import Changes, Pace
 
@@ -331,12 +332,11 @@ class WebSocket:
 
     async def _keep_alive(self) -> None:
         """Ping every ``ping_interval`` seconds; fail the connection when the peer shows no sign of life."""
-        interval = self._config.ping_interval
-        if interval is None:
-            await trio.sleep_forever()
-        await trio.sleep(interval)
-        while await self._ping_answered():
+        interval = math.inf if self._config.ping_interval is None else self._config.ping_interval
+        answered = True
+        while answered:
             await trio.sleep(interval)
+            answered = await self._ping_answered()
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
         self._after_protocol()
 
@@ -357,6 +357,13 @@ class WebSocket:
             with trio.move_on_at(deadline):
                 await self._changes.until(lambda: ping.answered_at is not None or self._reading_paused)
         return True
+
+
+def offered_deflate(config: Config) -> Deflate | None:
+    """Return the compression for one connection, to be negotiated, if the configuration wants any."""
+    if not config.per_message_deflate:
+        return None
+    return Deflate(DeflateSettings(), max_message_size=config.max_message_size)
 
 
 def _size(message: str | bytes) -> int:
