@@ -173,16 +173,15 @@ class HttpConnection:
             pass
 
     def with_default_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
-        """Add the fields that the configuration asks for, those of them that are not there already."""
+        """Add the fields that the configuration asks for; a field that is there already is left as it is."""
         fields = list(headers)
         present = {name.lower() for name, _ in fields}
+        fields.extend(field for field in self._config.response_headers if field[0].lower() not in present)
+        present.update(name.lower() for name, _ in self._config.response_headers)
         if self._config.date_header and b"date" not in present:
             fields.append((b"date", formatdate(time.time(), usegmt=True).encode()))
         if self._config.server_header and b"server" not in present:
             fields.append((b"server", b"trio-ws-server"))
-        fields.extend(
-            (name, value) for name, value in self._config.response_headers if name.lower() not in present
-        )
         return fields
 
     # The connection.
