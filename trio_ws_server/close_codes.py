@@ -68,3 +68,8 @@ def check_close(code: int, reason: str) -> Close:
     if size > MAX_REASON_BYTES:
         raise ValueError(f"close reason is {size} bytes in UTF-8, {MAX_REASON_BYTES} at most: {reason!r}")
     return Close(code, reason)
+
+
+def shorten(reason: str) -> str:
+    """Return as much of the beginning of a close reason as a close frame holds."""
+    return reason.encode()[:MAX_REASON_BYTES].decode(errors="ignore")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any, TypeVar
 
-from trio_ws_server.close_codes import Close, CloseCode, check_close
+from trio_ws_server.close_codes import Close, CloseCode, check_close, shorten
 from trio_ws_server.errors import InvalidEvent
 
 T = TypeVar("T")
@@ -32,7 +32,7 @@ def optional(event: Mapping[str, Any], key: str, type_: type[T], default: T) -> 
     if value is None:
         return default
     if not isinstance(value, type_) or (isinstance(value, bool) and type_ is int):
-        raise _wrong(event, key, f"a {type_.__name__}")
+        raise _wrong(event, key, f"{'an' if type_ is int else 'a'} {type_.__name__}")
     return value
 
 
@@ -53,7 +53,7 @@ def headers_of(event: Mapping[str, Any]) -> list[tuple[bytes, bytes]]:
     if not isinstance(headers, Iterable):
         raise _wrong(event, "headers", "an iterable of [name, value] pairs of bytes")
     for field in headers:
-        match field:
+        match list(field) if isinstance(field, Iterable) else field:
             case [bytes() as name, bytes() as value]:
                 pass
             case _:
@@ -88,10 +88,7 @@ def message_of(event: Mapping[str, Any]) -> str | bytes:
     if text is not None:
         if not isinstance(text, str):
             raise _wrong(event, "text", "a str")
-        try:
-            text.encode()
-        except UnicodeEncodeError as exc:
-            raise InvalidEvent(f"{event['type']}: 'text' is not Unicode text: {exc}") from exc
+        _check_unicode(event, "text", text)
         return text
     if not isinstance(binary, bytes | bytearray | memoryview):
         raise _wrong(event, "bytes", "bytes")
@@ -99,13 +96,21 @@ def message_of(event: Mapping[str, Any]) -> str | bytes:
 
 
 def close_of(event: Mapping[str, Any]) -> Close:
-    """Return the code and reason of a ``websocket.close`` event."""
+    """Return the code and reason of a ``websocket.close`` event; of a long reason, what a close frame holds."""
     code = optional(event, "code", int, CloseCode.NORMAL_CLOSURE)
     reason = optional(event, "reason", str, "")
+    _check_unicode(event, "reason", reason)
     try:
-        return check_close(code, reason)
+        return check_close(code, shorten(reason))
     except ValueError as exc:
         raise InvalidEvent(f"{event['type']}: {exc}") from exc
+
+
+def _check_unicode(event: Mapping[str, Any], key: str, text: str) -> None:
+    try:
+        text.encode()
+    except UnicodeEncodeError as exc:
+        raise InvalidEvent(f"{event['type']}: {key!r} is not Unicode text: {exc}") from exc
 
 
 def _wrong(event: Mapping[str, Any], key: str, wanted: str) -> InvalidEvent:

@@ -30,7 +30,7 @@ from wsproto.connection import Connection, ConnectionState, ConnectionType
 from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 
-from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 if TYPE_CHECKING:
@@ -194,7 +194,7 @@ class WebSocketProtocol:
     def fail(self, code: int, reason: str, ending: Ending) -> None:
         """Tell the peer, if a close frame can still be sent, and be done with it (RFC 6455 section 7.1.7)."""
         if self.state is State.OPEN:
-            self._queue_close(Close(int(code), reason.encode()[:123].decode(errors="ignore")))
+            self._queue_close(Close(int(code), shorten(reason)))
         self._end(ending)
 
     def data_to_send(self) -> bytes:
