@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import re
 from typing import TYPE_CHECKING, Any, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import unquote
 
 from trio_ws_server.asgi.tls import tls_extension
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:
     from trio_ws_server.peer import Peer
 
 VERSIONS: ASGIVersions = {"version": "3.0", "spec_version": "2.5"}
+
+_SCHEME_AND_AUTHORITY = re.compile(rb"\Ahttps?://[^/?]*", re.IGNORECASE)
 
 
 def http_scope(
@@ -51,7 +54,8 @@ def _common(
     raw_path, _, query_string = _origin_form(request.target).partition(b"?")
     common: dict[str, Any] = {
         "asgi": dict(VERSIONS),
-        "http_version": request.http_version.decode("ascii"),
+        # RFC 9110 section 2.5: what calls itself HTTP/1.2 is to be taken as the HTTP/1.1 that is known.
+        "http_version": "1.0" if request.http_version == b"1.0" else "1.1",
         "scheme": scheme + "s" * (peer.tls is not None),
         "path": _under(root_path, unquote(raw_path.decode("ascii"))),
         "raw_path": raw_path,
@@ -68,10 +72,8 @@ def _common(
 
 def _origin_form(target: bytes) -> bytes:
     """Return path and query of a request target that may be in absolute form (RFC 9112 section 3.2.2)."""
-    if target.startswith(b"/") or target == b"*":
-        return target
-    parts = urlsplit(target)
-    return (parts.path or b"/") + (b"?" + parts.query if parts.query else b"")
+    target = _SCHEME_AND_AUTHORITY.sub(b"", target)
+    return target if target.startswith((b"/", b"*")) else b"/" + target
 
 
 def _under(root_path: str, path: str) -> str:
@@ -80,8 +82,9 @@ def _under(root_path: str, path: str) -> str:
 
     The specification derives WSGI's ``PATH_INFO`` by stripping ``root_path`` from ``path``, so ``path`` holds
     it. Whether the request's target does depends on the proxy in front: some strip the prefix, some don't.
+    The ``*`` of OPTIONS is no path.
     """
-    if path == root_path or path.startswith(f"{root_path}/"):
+    if path in (root_path, "*") or path.startswith(f"{root_path}/"):
         return path
     return root_path + path
 
