@@ -7,6 +7,7 @@ Times are in seconds, sizes in bytes. A `Config` is validated once, when it is m
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -17,6 +18,10 @@ if TYPE_CHECKING:
 
 KIB = 1024
 MIB = 1024 * KIB
+
+# RFC 9110 sections 5.1 and 5.5.
+_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_FIELD_VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
 def _seconds(value: object) -> None:
@@ -54,10 +59,15 @@ def _header_fields(value: object) -> None:
         raise ValueError(f"must be a tuple of (name, value) pairs of bytes, not {value!r}")
     for pair in value:
         match pair:
-            case (bytes() as name, bytes() as content) if name and not set(name + content) & set(b"\r\n\0"):
+            case (bytes() as name, bytes() as content) if _FIELD_NAME.fullmatch(
+                name
+            ) and _FIELD_VALUE.fullmatch(content):
                 pass
             case _:
-                raise ValueError(f"must hold (name, value) pairs of bytes without line breaks, not {pair!r}")
+                raise ValueError(
+                    "must hold (name, value) pairs of bytes, a name without spaces or separators and a value "
+                    f"without control characters, not {pair!r}"
+                )
 
 
 def _setting(default: Any, group: str, option: str, check: Callable[[object], None], help_: str) -> Any:

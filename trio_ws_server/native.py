@@ -32,8 +32,8 @@ class NativeApplication:
     def __init__(self, handler: Handler) -> None:
         """Look at the handler's signature; raises ``TypeError`` if it takes neither one argument nor two."""
         self._handler: Callable[..., Awaitable[object]] = handler
-        self._takes_path = _takes(handler, 2)
-        if not self._takes_path and not _takes(handler, 1):
+        self._takes_path = takes(handler, 2)
+        if not self._takes_path and not takes(handler, 1):
             raise TypeError(
                 f"a handler takes (websocket, path) or (websocket); {handler!r} takes {inspect.signature(handler)}"
             )
@@ -62,10 +62,11 @@ def is_native(app_or_handler: Callable[..., Any]) -> bool:
     An ASGI 3 application takes three arguments. An ASGI 2 application takes one, as some handlers do, but is a
     class or a plain function, where a handler is a coroutine function.
     """
-    return not _takes(app_or_handler, 3) and not is_double_callable(app_or_handler)
+    return not takes(app_or_handler, 3) and not is_double_callable(app_or_handler)
 
 
-def _takes(function: Callable[..., Any], count: int) -> bool:
+def takes(function: Callable[..., Any], count: int) -> bool:
+    """Whether the function can be called with so many arguments; False as well if its signature is not known."""
     try:
         signature = inspect.signature(function)
     except ValueError:

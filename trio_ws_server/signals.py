@@ -47,10 +47,10 @@ def shut_down_on_signals(server: Server, graceful_timeout: float) -> Generator[N
         nonlocal seen
         seen += 1
         if seen == 1:
-            _exit_after(graceful_timeout + LIFESPAN_GRACE + CANCELLATION_GRACE)
+            exit_after(graceful_timeout + LIFESPAN_GRACE + CANCELLATION_GRACE)
             token.run_sync_soon(_shut_down, server, signal.Signals(number))
-        else:
-            _exit_after(CANCELLATION_GRACE)
+        elif seen == 2:  # further ones must not put the deadline off
+            exit_after(CANCELLATION_GRACE)
             token.run_sync_soon(_cancel, server)
 
     previous = {number: signal.signal(number, handle) for number in _CLOSE_FOR}
@@ -63,7 +63,8 @@ def shut_down_on_signals(server: Server, graceful_timeout: float) -> Generator[N
             faulthandler.cancel_dump_traceback_later()
 
 
-def _exit_after(seconds: float) -> None:
+def exit_after(seconds: float) -> None:
+    """End the process, whatever it does then, with status 1 and a word on where it was; the last call counts."""
     faulthandler.dump_traceback_later(seconds, exit=True, file=sys.__stderr__ or 2)
 
 
