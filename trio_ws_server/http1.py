@@ -11,7 +11,7 @@ import trio
 
 from trio_ws_server.errors import ClientDisconnected
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
-from trio_ws_server.scheduling import Changes, Pace
+from trio_ws_server.scheduling import Changes, pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -51,7 +51,6 @@ class HttpConnection:
         self._eof = False
         self._reading_paused = False
         self._changes = Changes()
-        self._pace = Pace()
         transport.receiver = self
 
     # The request.
@@ -75,7 +74,7 @@ class HttpConnection:
 
         Raises `ClientDisconnected` if the client goes before the end of the body.
         """
-        await self._pace.step()
+        await pace()
         if self._exchange.body_complete:
             return b""
         if self._exchange.continue_expected:
@@ -96,7 +95,7 @@ class HttpConnection:
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
         """Wait until the client has ended its side or is gone, or the condition, about this object, is true."""
-        await self._pace.step()
+        await pace()
         await self._changes.until(lambda: self._eof or condition())
 
     @property
@@ -141,7 +140,7 @@ class HttpConnection:
         where the head allows no such body, `ClientDisconnected` if the client is gone. Cancelling it leaves
         either nothing or the whole piece to be sent.
         """
-        await self._pace.step()
+        await pace()
         self._check_connected()
         wire = self._exchange.send_body(data) if data else b""
         if wire:

@@ -8,6 +8,7 @@ that looks at what it waits for again, since a wake-up says only that something 
 
 from __future__ import annotations
 
+import itertools
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -38,26 +39,21 @@ class Changes:
             await self._lot.park()
 
 
-class Pace:
-    """Lets a task that never has to wait give way to others all the same."""
+_calls = itertools.count(1)
 
-    __slots__ = ("_calls",)
 
-    def __init__(self) -> None:
-        self._calls = 0
+async def pace() -> None:
+    """
+    Raise ``Cancelled`` if the caller is cancelled, and yield at every 32nd call.
 
-    async def step(self) -> None:
-        """
-        Raise ``Cancelled`` if the caller is cancelled, and yield at every 32nd call.
-
-        Either happens before the caller has done anything, so that cancelling it leaves nothing half done.
-        """
-        self._calls += 1
-        if self._calls < CALLS_BETWEEN_YIELDS:
-            await trio.lowlevel.checkpoint_if_cancelled()
-        else:
-            self._calls = 0
-            await trio.lowlevel.checkpoint()
+    Public async functions begin with it, so that a task which never has to wait gives way to others all the
+    same, and so that cancelling one at once leaves nothing half done. One count serves all connections: a task
+    that sends one message to each of many is to give way too.
+    """
+    if next(_calls) % CALLS_BETWEEN_YIELDS:
+        await trio.lowlevel.checkpoint_if_cancelled()
+    else:
+        await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
@@ -69,6 +65,7 @@ async def serving_nursery() -> AsyncGenerator[trio.Nursery, None]:
     task failed too.
     """
     failure: BaseException | None = None
+    failures: tuple[BaseException, ...] = ()
     try:
         async with trio.open_nursery() as nursery:
             try:
@@ -79,6 +76,10 @@ async def serving_nursery() -> AsyncGenerator[trio.Nursery, None]:
             finally:
                 nursery.cancel_scope.cancel()
     except BaseExceptionGroup as group:
-        if failure is not None and group.exceptions == (failure,):
-            raise failure from failure.__cause__
-        raise
+        failures = group.exceptions
+        if failure is None or isinstance(failure, trio.Cancelled) or len(failures) > 1:
+            raise
+    # Outside of the handler, so that it keeps the context that it was raised in. It is what the body raised; of
+    # a group, what is left once the nursery has taken its own Cancelled out.
+    if failures:
+        raise failures[0]

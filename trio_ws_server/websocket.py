@@ -22,7 +22,7 @@ from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
-from trio_ws_server.scheduling import Changes, Pace
+from trio_ws_server.scheduling import Changes, pace
 
 if TYPE_CHECKING:
     from trio_ws_server.close_codes import Close
@@ -76,7 +76,6 @@ class WebSocket:
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self._pace = Pace()
         self._inbox: deque[str | bytes] = deque()
         self._inbox_bytes = 0
         self._changes = Changes()
@@ -130,7 +129,7 @@ class WebSocket:
         or is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError`` for a ``str`` that is
         not Unicode text.
         """
-        await self._pace.step()
+        await pace()
         if isinstance(message, bytearray | memoryview):
             message = bytes(message)
         elif not isinstance(message, str | bytes):
@@ -151,7 +150,7 @@ class WebSocket:
         `ConnectionClosed` if the connection is not open or closes before the pong, ``ValueError`` for a payload
         too long or one that a ping still under way has. Cancelling it leaves the connection as it is.
         """
-        await self._pace.step()
+        await pace()
         if payload is None:
             payload = self._fresh_payload()
         elif isinstance(payload, str):
@@ -180,7 +179,7 @@ class WebSocket:
         leaves the closing handshake to go on. Raises ``ValueError`` for a code or reason that may not be sent.
         """
         close = check_close(code, reason)
-        await self._pace.step()
+        await pace()
         self.start_closing(close)
         await self._ended.wait()
 
@@ -203,7 +202,7 @@ class WebSocket:
 
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
-        await self._pace.step()
+        await pace()
         await self._changes.until(lambda: bool(self._inbox) or self._protocol.state is not State.OPEN)
         if not self._inbox:
             return None

@@ -17,7 +17,7 @@ import trio
 
 from trio_ws_server.asgi.events import optional, type_of, unexpected
 from trio_ws_server.errors import LifespanError
-from trio_ws_server.scheduling import Pace, serving_nursery
+from trio_ws_server.scheduling import pace, serving_nursery
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping
@@ -75,7 +75,6 @@ class _Lifespan:
         self._stopping = trio.Event()
         self._stopped = trio.Event()
         self._startup_delivered = False
-        self._pace = Pace()
 
     @property
     def supported(self) -> bool:
@@ -135,7 +134,7 @@ class _Lifespan:
         return {"type": "lifespan.shutdown"}
 
     async def _send(self, event: Mapping[str, Any]) -> None:
-        await self._pace.step()
+        await pace()
         match self._phase, type_of(event):
             case _Phase.STARTING, "lifespan.startup.complete":
                 self._phase = _Phase.RUNNING
