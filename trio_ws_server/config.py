@@ -20,8 +20,8 @@ KIB = 1024
 MIB = 1024 * KIB
 
 # RFC 9110 sections 5.1 and 5.5.
-_FIELD_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
-_FIELD_VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
+_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
 def _seconds(value: object) -> None:
@@ -59,9 +59,7 @@ def _header_fields(value: object) -> None:
         raise ValueError(f"must be a tuple of (name, value) pairs of bytes, not {value!r}")
     for pair in value:
         match pair:
-            case (bytes() as name, bytes() as content) if _FIELD_NAME.fullmatch(
-                name
-            ) and _FIELD_VALUE.fullmatch(content):
+            case (bytes() as name, bytes() as content) if _NAME.fullmatch(name) and _VALUE.fullmatch(content):
                 pass
             case _:
                 raise ValueError(

@@ -14,6 +14,7 @@ from trio_ws_server import logs
 from trio_ws_server.asgi.application import ASGIApplication
 from trio_ws_server.asgi.lifespan import run_lifespan
 from trio_ws_server.config import Config, Options
+from trio_ws_server.errors import ConfigError
 from trio_ws_server.listeners import listener_from_fd, open_listeners, open_unix_listener
 from trio_ws_server.native import NativeApplication, is_native
 from trio_ws_server.server import Server
@@ -120,6 +121,10 @@ class _Plan:
         known = names | ServeOptions.__annotations__.keys()
         if unknown := settings.keys() - known:
             raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        if options.get("uds") is not None and options.get("fd") is not None:
+            raise ConfigError("--uds and --fd cannot go together: choose one place to listen at")
+        if options.get("uds") is None and options.get("uds_mode") is not None:
+            raise ConfigError("--uds-mode given without --uds: it is for the Unix socket that --uds makes")
         others = {name: value for name, value in settings.items() if name not in names}
         if isinstance(tls := others.get("tls"), ssl.SSLContext):
             others["tls"] = ServerTLS.of(tls)
