@@ -6,6 +6,7 @@ They are made of h11 and wsproto, not of our own code, and talk over memory stre
 
 from __future__ import annotations
 
+import logging
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from trio_ws_server.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable, Sequence
+
+    import pytest
 
     from trio_ws_server.application import Application
 
@@ -44,15 +47,26 @@ def native(handler: Callable[..., Any]) -> NativeApplication:
 
 @asynccontextmanager
 async def serving(
-    application: Application, *, config: Config | None = None, peer: Peer = PEER
+    application: Application, *, config: Config | None = None, peer: Peer = PEER, lockstep: bool = False
 ) -> AsyncGenerator[Client, None]:
-    """Serve one connection; yield the client's end of it. The connection must end by itself in good time."""
-    ours, theirs = trio.testing.memory_stream_pair()
+    """
+    Serve one connection; yield the client's end of it. The connection must end by itself in good time.
+
+    With ``lockstep``, no byte is under way: who sends waits until the other has taken all of it.
+    """
+    pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
+    ours, theirs = pair()
     connection = Connection(theirs, peer, application, config or Config(access_log=False))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(connection.run)
         yield Client(ours, connection)
         await ours.aclose()
+
+
+def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
+    """Return what was logged as an error or worse, with the tracebacks."""
+    formatter = logging.Formatter("%(message)s")
+    return [formatter.format(record) for record in caplog.records if record.levelno >= logging.ERROR]
 
 
 class Client:
