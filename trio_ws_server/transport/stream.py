@@ -108,7 +108,7 @@ class StreamTransport(Transport):
         self.receiver.connection_lost()
 
     async def run(self) -> None:
-        """Read and write until the connection is lost or this is cancelled; close the stream."""
+        """Read and write until the connection is lost, as it is when this is cancelled; close the stream."""
         try:
             with self._io_scope:
                 async with trio.open_nursery() as nursery:
@@ -116,7 +116,10 @@ class StreamTransport(Transport):
                     nursery.start_soon(self._write_loop)
                     await trio.sleep_forever()
         finally:
-            await trio.aclose_forcefully(self._stream)
+            try:
+                self.abort()
+            finally:
+                await trio.aclose_forcefully(self._stream)
 
     async def _read_loop(self) -> None:
         """Hand what arrives to the receiver, until the peer ends its side."""
