@@ -107,13 +107,19 @@ class Connection:
         try:
             await call()
         except* (Exception, SystemExit) as group:
-            # Only what the application raised itself: cancellation passes.
-            cause = group.exceptions[0] if len(group.exceptions) == 1 else group
+            # Only what the application raised itself: cancellation passes. The interpreter makes a group without
+            # a message of what was raised alone.
+            alone = not group.message and len(group.exceptions) == 1
+            cause = group.exceptions[0] if alone else group
             failed = report(cause, self._line(request), client_gone=client_gone())
         return failed
 
     async def _complete_response(self, http: HttpConnection, request: h11.Request, failed: bool) -> None:
-        """Do what the application left undone: respond with 500, or drop a response that has no end."""
+        """
+        Do what the application left undone: respond with 500.
+
+        A response that has begun gets no end, so that the client takes it for cut off; the connection ends there.
+        """
         if http.response_complete or http.transport.lost:
             return
         if http.body_error is not None and not http.response_started:
@@ -122,9 +128,7 @@ class Connection:
         if not failed and not http.client_ended:
             what = "its response was complete" if http.response_started else "it sent a response"
             logger.error("%s: the application returned before %s", self._line(request), what)
-        if http.response_started:
-            http.transport.abort()
-        else:
+        if not http.response_started:
             await http.respond(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"Internal Server Error\n", close=True)
 
     async def _refuse(self, http: HttpConnection, error: BadRequest) -> None:

@@ -72,26 +72,13 @@ class HttpConnection:
         """
         Return the next piece of the request's body, ``b""`` at its end; wait until there is one.
 
-        Raises `ClientDisconnected` if the client goes before the end of the body.
+        Raises `ClientDisconnected` if the client goes before the end of the body, or need not send it any more
+        because the response is complete.
         """
         await pace()
-        if self._exchange.body_complete:
-            return b""
         if self._exchange.continue_expected:
             self.transport.write(self._exchange.continue_())
-        while True:
-            try:
-                piece = self._exchange.next_body()
-            except BadRequest as exc:
-                self.body_error = exc
-                self._exchange.must_close = True
-                raise ClientDisconnected(f"the request's body is broken: {exc}") from exc
-            self._resume_reading()
-            if piece is not None:
-                return piece
-            if self._eof:
-                raise ClientDisconnected("the client disconnected before the end of its request's body")
-            await self._data_or_eof()
+        return await self._next_body(lambda: self._eof or self._exchange.response_complete)
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
         """Wait until the client has ended its side or is gone, or the condition, about this object, is true."""
@@ -100,8 +87,8 @@ class HttpConnection:
 
     @property
     def client_ended(self) -> bool:
-        """Whether the client has ended its side or is gone."""
-        return self._eof
+        """Whether nothing more can come from the client: it ended its side, is gone, or sent a broken body."""
+        return self._eof or self.body_error is not None
 
     @property
     def body_complete(self) -> bool:
@@ -241,7 +228,7 @@ class HttpConnection:
             while (request := self._exchange.next_request()) is None:
                 if self._eof:
                     return None
-                await self._data_or_eof()
+                await self._data_or(lambda: self._eof)
             self._resume_reading()
             return request
         raise BadRequest(
@@ -249,10 +236,27 @@ class HttpConnection:
             HTTPStatus.REQUEST_TIMEOUT,
         )
 
-    async def _data_or_eof(self) -> None:
-        """Wait for more than there is now."""
+    async def _data_or(self, condition: Callable[[], bool]) -> None:
+        """Wait for more data than there is now, or until the condition, about this object, is true."""
         seen = self._exchange.unread
-        await self._changes.until(lambda: self._exchange.unread != seen or self._eof)
+        await self._changes.until(lambda: self._exchange.unread != seen or condition())
+
+    async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
+        """Do as `receive_body` says, but raise once the condition, about this object, is true."""
+        while not self._exchange.body_complete:
+            try:
+                piece = self._exchange.next_body()
+            except BadRequest as exc:
+                self.body_error = exc
+                self._exchange.must_close = True
+                raise ClientDisconnected(f"the request's body is broken: {exc}") from exc
+            self._resume_reading()
+            if piece is not None:
+                return piece
+            if given_up():
+                raise ClientDisconnected("the end of the request's body did not come")
+            await self._data_or(given_up)
+        return b""
 
     async def _next_exchange(self) -> bool:
         """Read what is left of the request, and get ready for the next one, if there can be one."""
@@ -272,7 +276,8 @@ class HttpConnection:
         skipped = 0
         try:
             while not self._exchange.continue_expected and skipped < DRAINED_BODY:
-                piece = await self.receive_body()
+                await pace()
+                piece = await self._next_body(lambda: self._eof)
                 if not piece:
                     return
                 skipped += len(piece)

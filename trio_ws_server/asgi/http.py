@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from trio_ws_server.asgi.events import body_of, headers_of, optional, status_of, type_of, unexpected
 from trio_ws_server.errors import ClientDisconnected, InvalidEvent
+from trio_ws_server.scheduling import pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -49,6 +50,7 @@ class HttpExchange:
         or not now; `ClientDisconnected` if the client is gone. What comes after the end of the response is
         ignored, as the specification of ``http.response.body`` has it.
         """
+        await pace()
         type_ = type_of(event)
         if self._connection.response_complete:
             return
