@@ -40,7 +40,7 @@ def chat_url() -> Iterator[str]:
         try:
             assert server.stderr is not None
             first_line = server.stderr.readline()
-            listening = re.match(r"Listening on (http://127\.0\.0\.1:\d+) \(Trio ", first_line)
+            listening = re.search(r"Listening on (http://127\.0\.0\.1:\d+) \(Trio ", first_line)
             assert listening, f"instead of its address, the server printed {first_line!r}"
             yield listening[1]
             server.send_signal(signal.SIGTERM)
