@@ -89,10 +89,7 @@ class Client:
 
     async def receive_all(self) -> bytes:
         """Return everything up to the end."""
-        received = bytearray()
-        while data := await self.stream.receive_some():
-            received += data
-        return bytes(received)
+        return await read_all(self.stream)
 
     async def receive_until(self, mark: bytes) -> bytes:
         """Return what comes up to and including the mark, and what happens to come with it."""
@@ -160,6 +157,54 @@ class Client:
             self._ws.receive_data(bytes(data) or None)
             self._events.extend(self._ws.events())
         return self._events.pop(0)
+
+
+class Recorder:
+    """A transport's receiver that keeps what it is told."""
+
+    def __init__(self) -> None:
+        self.data = b""
+        self.events: list[str] = []
+
+    def data_received(self, data: bytes) -> None:
+        assert not {"eof", "lost"} & {*self.events}, "data after the end"
+        self.data += data
+
+    def eof_received(self) -> None:
+        self.events.append("eof")
+
+    def writable_again(self) -> None:
+        self.events.append("writable again")
+
+    def connection_lost(self) -> None:
+        self.events.append("lost")
+
+
+class OneWay(trio.abc.Stream):
+    """A stream over another, without its means to end one side only."""
+
+    def __init__(self, stream: trio.abc.Stream) -> None:
+        self.stream = stream
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await self.stream.send_all(data)
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
+        return await self.stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self.stream.aclose()
+
+
+async def read_all(stream: trio.abc.ReceiveStream) -> bytes:
+    """Return everything up to the end."""
+    received = bytearray()
+    while data := await stream.receive_some():
+        received += data
+    return bytes(received)
 
 
 async def read_response(stream: Any, client: h11.Connection) -> tuple[h11.Response, bytes]:

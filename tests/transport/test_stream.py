@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 from contextlib import asynccontextmanager, suppress
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.abc import HalfCloseableStream, Stream
+from trio.abc import HalfCloseableStream
 from trio.testing import (
     assert_no_checkpoints,
     lockstep_stream_pair,
@@ -17,38 +17,19 @@ from trio.testing import (
     wait_all_tasks_blocked,
 )
 
+from tests.helpers import OneWay, Recorder, read_all
 from trio_ws_server.config import Config
 from trio_ws_server.transport import open_stream_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
 
+    from trio.abc import Stream
+
     from trio_ws_server.transport import Transport
 
 KIB = 1024
 CONFIG = Config(write_high_water=64 * KIB, write_low_water=16 * KIB, write_timeout=30)
-
-
-class Recorder:
-    """A receiver that keeps what it is told."""
-
-    def __init__(self) -> None:
-        self.data = b""
-        self.events: list[str] = []
-
-    def data_received(self, data: bytes) -> None:
-        assert "eof" not in self.events
-        assert "lost" not in self.events
-        self.data += data
-
-    def eof_received(self) -> None:
-        self.events.append("eof")
-
-    def writable_again(self) -> None:
-        self.events.append("writable again")
-
-    def connection_lost(self) -> None:
-        self.events.append("lost")
 
 
 @asynccontextmanager
@@ -86,10 +67,7 @@ class Line:
 
     async def peer_reads_all(self) -> bytes:
         """Let the peer take everything up to the end."""
-        taken = b""
-        while data := await self.peer.receive_some():
-            taken += data
-        return taken
+        return await read_all(self.peer)
 
 
 @asynccontextmanager
@@ -401,25 +379,6 @@ async def test_cancelling_the_block_is_a_lost_connection_for_whoever_still_holds
         await it.transport.drain()
     with pytest.raises(trio.BrokenResourceError):
         await it.peer.send_all(b"data")
-
-
-class OneWay(Stream):
-    """A stream that has no end of its own side."""
-
-    def __init__(self, stream: Stream) -> None:
-        self.stream = stream
-
-    async def send_all(self, data: Any) -> None:
-        await self.stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self.stream.wait_send_all_might_not_block()
-
-    async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        return await self.stream.receive_some(max_bytes)
-
-    async def aclose(self) -> None:
-        await self.stream.aclose()
 
 
 async def test_a_stream_that_cannot_end_one_side_is_closed_as_a_whole() -> None:
