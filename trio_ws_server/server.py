@@ -73,6 +73,8 @@ class Server:
         self._connections_scope.deadline = deadline
         self.scope.deadline = deadline + LIFESPAN_GRACE
         self._shutdown_requested.set()
+        for connection in self._connections:
+            connection.begin_drain(close)
 
     def cancel(self) -> None:
         """Stop now: cancel everything."""
@@ -91,8 +93,6 @@ class Server:
                         accepting.start_soon(self._accept, listener, application, connections)
                     await self._shutdown_requested.wait()
                     accepting.cancel_scope.cancel()
-                for connection in self._connections:
-                    connection.begin_drain(self._close)
         if self._connections_scope.cancelled_caught:
             logger.warning(
                 "Cancelled what still ran %g s after the signal to stop (--graceful-timeout)",
