@@ -11,14 +11,15 @@ of it, and the page that is served here comes back by itself.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
 
 import trio
-from fastapi import FastAPI, Query, WebSocket, WebSocketDisconnect
+from fastapi import FastAPI, WebSocket, WebSocketDisconnect
 from fastapi.responses import HTMLResponse
 
-LONGEST_TEXT = 2000  # characters
+LONGEST_NAME = 32  # characters
+LONGEST_TEXT = 2000
 OUTBOX_SIZE = 64  # messages that may wait for one member
+PAUSE = 0.02  # seconds after each message: slows down who floods the room, not who listens
 
 PAGE = Path(__file__).with_name("chat.html").read_text(encoding="utf-8")
 
@@ -59,6 +60,7 @@ async def hear(websocket: WebSocket, room: str, member: Member) -> None:
         while True:
             text = await websocket.receive_text()
             tell_all(room, kind="said", name=member.name, text=text[:LONGEST_TEXT])
+            await trio.sleep(PAUSE)
     except WebSocketDisconnect:
         member.stay.cancel()
 
@@ -78,9 +80,8 @@ async def page() -> HTMLResponse:
 
 
 @app.websocket("/ws/{room}")
-async def chat(
-    websocket: WebSocket, room: str, name: Annotated[str, Query(min_length=1, max_length=32)]
-) -> None:
+async def chat(websocket: WebSocket, room: str, name: str = "") -> None:
+    name = name.strip()[:LONGEST_NAME] or "Somebody"
     await websocket.accept()
     sender, receiver = trio.open_memory_channel[str](OUTBOX_SIZE)
     async with trio.open_nursery() as nursery:
