@@ -107,15 +107,17 @@ class HttpConnection:
         """Whether the response to the current request is complete."""
         return self._exchange.response_complete
 
-    def start_response(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> None:
+    def start_response(
+        self, status: int, headers: Iterable[tuple[bytes, bytes]], *, close: bool = False
+    ) -> None:
         """
         Send the response's head, with the header fields that the server adds where they are missing.
 
+        With ``close``, the response says that it is the last on the connection.
         Raises ``ValueError`` for what cannot be sent, `ClientDisconnected` if the client is gone.
         """
         self._check_connected()
-        if self._draining:
-            self._exchange.must_close = True
+        self._exchange.must_close |= close or self._draining
         self.transport.write(self._exchange.respond(status, self.with_default_headers(headers)))
         self.status = status
 
@@ -146,14 +148,13 @@ class HttpConnection:
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, close: bool = False
     ) -> None:
         """Send a whole response of plain text; with ``close``, the last on the connection."""
-        self._exchange.must_close |= close
         fields = [
             *headers,
             (b"content-type", b"text/plain; charset=utf-8"),
             (b"content-length", str(len(body)).encode()),
         ]
         try:
-            self.start_response(status, fields)
+            self.start_response(status, fields, close=close)
             await self.send_body(body, more=False)
         except ClientDisconnected:
             pass

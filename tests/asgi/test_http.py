@@ -148,6 +148,7 @@ async def test_a_client_is_asked_for_the_body_it_holds_back_when_the_application
 
     async with serving(asgi(app)) as client:
         await client.send(b"POST / HTTP/1.1\r\nHost: a\r\nExpect: 100-continue\r\nContent-Length: 4\r\n\r\n")
+        await trio.testing.wait_all_tasks_blocked()
         with trio.move_on_after(0) as nothing_yet:
             await client.stream.receive_some()
         assert nothing_yet.cancelled_caught

@@ -64,10 +64,14 @@ class HttpExchange:
             await send_body(self._connection, event)
 
 
-def start_response(connection: HttpConnection, event: Mapping[str, Any]) -> None:
-    """Send the head of the response that an ``http.response.start`` event, or WebSocket denial's, describes."""
+def start_response(connection: HttpConnection, event: Mapping[str, Any], *, close: bool = False) -> None:
+    """
+    Send the head of the response that an ``http.response.start`` event, or WebSocket denial's, describes.
+
+    With ``close``, it says that it is the last on the connection.
+    """
     try:
-        connection.start_response(status_of(event), headers_of(event))
+        connection.start_response(status_of(event), headers_of(event), close=close)
     except ValueError as exc:
         raise InvalidEvent(f"{event['type']}: {exc}") from exc
 

@@ -9,6 +9,7 @@ from trio_ws_server.asgi.events import close_of, headers_of, message_of, optiona
 from trio_ws_server.asgi.http import send_body, start_response
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed, InvalidEvent
+from trio_ws_server.scheduling import pace
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
@@ -45,6 +46,7 @@ class WebSocketSession:
         another task to accept it. Cancelling it loses no message.
         """
         if not self._connect_delivered:
+            await pace()
             self._connect_delivered = True
             return {"type": "websocket.connect"}
         if self._websocket is None:
@@ -68,16 +70,20 @@ class WebSocketSession:
         error: there is nothing left to do.
         """
         type_ = type_of(event)
+        if self._phase is _Phase.ACCEPTED and type_ == "websocket.send":
+            await self._send(event)
+            return
+        await pace()
         match self._phase, type_:
             case _Phase.CONNECTING, "websocket.accept":
                 self._accept(event)
             case _Phase.CONNECTING, "websocket.close":
-                close_of(event)
+                # Code and reason have no place in the response, and are not looked at: FastAPI's reason is a list.
                 self._phase = _Phase.CLOSED
                 await self._upgrade.reject(403)
             case _Phase.CONNECTING, "websocket.http.response.start":
                 self._upgrade.check_connected()
-                start_response(self._upgrade.http, event)
+                start_response(self._upgrade.http, event, close=True)
                 self._phase = _Phase.DENYING
             case _Phase.CONNECTING, _:
                 raise unexpected(
@@ -89,8 +95,6 @@ class WebSocketSession:
                     self._phase = _Phase.CLOSED
             case _Phase.DENYING, _:
                 raise unexpected(event, "websocket.http.response.body")
-            case _Phase.ACCEPTED, "websocket.send":
-                await self._send(event)
             case _Phase.ACCEPTED, "websocket.close":
                 close = close_of(event)
                 self._phase = _Phase.CLOSED
