@@ -268,7 +268,7 @@ def command(ctx: click.Context, /, **values: Any) -> None:
             native=values["native"],
             lifespan=values["lifespan"],
             log_level=values["log_level"],
-            **_settings(values),
+            **settings(values),
         )
     except (AppImportError, ConfigError) as exc:
         raise click.UsageError(str(exc)) from exc
@@ -330,7 +330,8 @@ def _callable(found: Any, name: str) -> Any:
     return found
 
 
-def _settings(values: dict[str, Any]) -> Any:
+def settings(values: dict[str, Any]) -> Any:
+    """Return the settings of `Config` among the values of the options."""
     return {setting.name: values[setting.metadata["option"].replace("-", "_")] for setting in fields(Config)}
 
 

@@ -17,7 +17,7 @@ def import_from_string(import_string: str) -> Any:
     is imported comes out as it is, a missing import of its own included.
     """
     module_name, separator, path = import_string.partition(":")
-    if not module_name or not path or not separator:
+    if not module_name or not path or not separator or module_name.startswith(".") or "/" in module_name:
         raise AppImportError(
             f'cannot import {import_string!r}: it must have the form "module:attribute", '
             'such as "chat.main:app"'
