@@ -20,7 +20,7 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from wsproto.handshake import H11Handshake
 
 from trio_ws_server.errors import HandshakeError
-from trio_ws_server.protocol.http1 import HEAD_END, BadRequest
+from trio_ws_server.protocol.http1 import HEAD_END, BadRequest, field_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -61,11 +61,12 @@ class ServerHandshake:
             raise BadRequest(f"a WebSocket handshake is a GET request, not {request.method.decode()}")
         if request.http_version < b"1.1":
             raise BadRequest("a WebSocket handshake needs HTTP/1.1")
-        if _values(request, b"transfer-encoding") or _values(request, b"content-length") not in ([], [b"0"]):
+        lengths = field_values(request, b"content-length")
+        if field_values(request, b"transfer-encoding") or lengths not in ([], [b"0"]):
             raise BadRequest("a WebSocket handshake has no body")
         if b"upgrade" not in _tokens(request, b"connection"):
             raise BadRequest("a WebSocket handshake needs the header field Connection: Upgrade")
-        versions = _values(request, b"sec-websocket-version")
+        versions = field_values(request, b"sec-websocket-version")
         if versions != [_VERSION]:
             # RFC 6455 section 4.4
             raise BadRequest(
@@ -73,7 +74,7 @@ class ServerHandshake:
                 HTTPStatus.UPGRADE_REQUIRED if versions else HTTPStatus.BAD_REQUEST,
                 headers=[(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
             )
-        keys = _values(request, b"sec-websocket-key")
+        keys = field_values(request, b"sec-websocket-key")
         if len(keys) != 1 or not _is_key(keys[0]):
             raise BadRequest("a WebSocket handshake needs one Sec-WebSocket-Key: 16 bytes in base64")
         self._key = keys[0]
@@ -130,18 +131,14 @@ class ServerHandshake:
             raise ValueError(str(exc)) from exc
 
 
-def _values(request: h11.Request, name: bytes) -> list[bytes]:
-    return [value for field, value in request.headers if field == name]
-
-
 def _list(request: h11.Request, name: bytes) -> list[str]:
     """Return the elements of a list-based field over all its lines (RFC 9110 section 5.6.1)."""
-    pieces = b",".join(_values(request, name)).split(b",")
+    pieces = b",".join(field_values(request, name)).split(b",")
     return [piece.strip().decode("ascii") for piece in pieces if piece.strip()]
 
 
 def _tokens(request: h11.Request, name: bytes) -> set[bytes]:
-    return {piece.strip().lower() for value in _values(request, name) for piece in value.split(b",")}
+    return {piece.strip().lower() for value in field_values(request, name) for piece in value.split(b",")}
 
 
 def _is_key(key: bytes) -> bool:

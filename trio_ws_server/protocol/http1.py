@@ -12,6 +12,7 @@ frames behind an upgrade) is thereby always where the exchange before left it: i
 from __future__ import annotations
 
 import re
+import sys
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -25,6 +26,10 @@ _BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
+# RFC 9112 section 3.2: origin-form, absolute-form (of a URI with a host: RFC 9110 section 4.2.1), asterisk-form.
+_TARGET = re.compile(rb"/[^#]*|https?://[^/?#]+[^#]*", re.IGNORECASE)
+# RFC 9110 section 7.2, RFC 3986 section 3.2.2: a name, an IPv4 address or a literal in brackets; a port.
+_HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\w.~!$&'()*+,;=%:-]+\])(:[0-9]*)?")
 
 
 class BadRequest(Exception):
@@ -48,10 +53,14 @@ class Exchange:
         self.request: h11.Request | None = None
         self.must_close = False
         """Set before the response starts, it says ``Connection: close`` in it."""
-        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=max_head_size)
+        # What h11 may hold of lines that are not complete is bounded by _check_lines.
+        self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=sys.maxsize)
         self._max_head_size = max_head_size
         self._unread = bytearray(leftover)
-        self._searched = 0
+        self._checked = 0
+        """How many of the next bytes have gone through _check_lines."""
+        self._chunks: bytearray | None = None
+        """Of a chunked body that is not complete: what h11 has been given and not yet returned."""
 
     # What the client sends.
 
@@ -71,50 +80,59 @@ class Exchange:
 
     def next_request(self) -> h11.Request | None:
         """Return the request once its head is complete, else None. Raises `BadRequest`."""
-        # RFC 9112 section 2.2: ignore an empty line before the request line.
-        if self._unread.startswith(b"\r\n"):
+        # RFC 9112 section 2.2: ignore empty lines before the request line.
+        while self._unread.startswith(b"\r\n"):
             del self._unread[:2]
-        end = self._unread.find(HEAD_END, max(0, self._searched - len(HEAD_END)))
-        self._searched = len(self._unread)
-        head = bytes(self._unread if end < 0 else self._unread[: end + len(HEAD_END)])
-        if len(head) > self._max_head_size:
-            raise BadRequest(
-                f"request line and header fields are longer than {self._max_head_size} bytes",
-                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
-            )
-        _check_lines(head)
+        if self._unread and self._unread[0] <= 0x20 and self._unread[:1] != b"\r":
+            raise BadRequest("this is not an HTTP/1.1 request (perhaps TLS was meant?)")
+        end = self._unread.find(HEAD_END, max(0, self._checked - len(HEAD_END)))
+        size = len(self._unread) if end < 0 else end + len(HEAD_END)
+        self._check_lines(self._unread, size)
         if end < 0:
             return None
+        head = bytes(self._unread[:size])
         _check_framing(head)
-        del self._unread[: len(head)]
+        del self._unread[:size]
+        self._checked = 0
         self._h11.receive_data(head)
         request = self._h11_next()
         assert isinstance(request, h11.Request)
         self.request = request
         _check_request(request)
+        if field_values(request, b"transfer-encoding"):
+            self._chunks = bytearray()
         return request
 
     def next_body(self) -> bytes | None:
         """
         Return the next piece of the request's body, ``b""`` at its end, or None where more data is needed.
 
-        Raises `BadRequest` where the body's framing is broken or the client ended before its end.
+        Raises `BadRequest` where the body's framing is broken.
         """
-        if self._unread:
+        if self.body_complete:
+            return b""
+        event = self._h11_next()
+        if event is h11.NEED_DATA and self._unread:
+            # Only now: what h11 holds is not counted in `unread`, by which the reader of the network is paused.
             self._h11.receive_data(bytes(self._unread))
+            if self._chunks is not None:
+                self._chunks += self._unread
             self._unread.clear()
-        match self._h11_next():
-            case h11.Data(data=data):
-                return bytes(data)
+            event = self._h11_next()
+        if self._chunks is not None:
+            self._check_chunks(event)
+        match event:
             case h11.NEED_DATA:
                 return None
+            case h11.Data(data=data):
+                return bytes(data)
             case _:
                 return b""
 
     @property
     def body_complete(self) -> bool:
         """Whether the whole request has been read."""
-        return self._h11.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
+        return self._chunks is None and self._h11.their_state not in (h11.IDLE, h11.SEND_BODY, h11.ERROR)
 
     @property
     def continue_expected(self) -> bool:
@@ -136,7 +154,7 @@ class Exchange:
     @property
     def reusable(self) -> bool:
         """Whether the connection can take another exchange (RFC 9112 section 9.3)."""
-        return self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        return self.body_complete and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
 
     def continue_(self) -> bytes:
         """Return the bytes of ``100 Continue``."""
@@ -150,7 +168,6 @@ class Exchange:
         """
         fields = [(name, value) for name, value in headers if name.lower() != b"transfer-encoding"]
         if self.must_close:
-            fields = [(name, value) for name, value in fields if name.lower() != b"connection"]
             fields.append((b"connection", b"close"))
         try:
             response = h11.Response(status_code=status, headers=fields, reason=_reason_phrase(status))
@@ -188,15 +205,34 @@ class Exchange:
         except h11.RemoteProtocolError as exc:
             raise BadRequest(str(exc), HTTPStatus(exc.error_status_hint)) from exc
 
+    def _check_chunks(self, event: object) -> None:
+        """Check what of a chunked body is no data: its chunk sizes and trailer fields are lines too."""
+        assert self._chunks is not None
+        if event is h11.NEED_DATA:
+            self._check_lines(self._chunks, len(self._chunks))
+            return
+        taken = len(self._chunks) - len(self._h11.trailing_data[0])
+        self._check_lines(self._chunks, taken - (len(event.data) if isinstance(event, h11.Data) else 0))
+        del self._chunks[:taken]
+        self._checked = 0
+        if isinstance(event, h11.EndOfMessage):
+            self._chunks = None
 
-def _check_lines(head: bytes) -> None:
-    """Refuse, as soon as they appear, lines that others may see ended or joined elsewhere than we do."""
-    if head[:1] and head[0] <= 0x20 and head[:1] != b"\r":
-        raise BadRequest("this is not an HTTP/1.1 request (perhaps TLS was meant?)")
-    if _BARE_LINE_BREAK.search(head):
-        raise BadRequest("lines must end in CR LF")
-    if _FOLDED_LINE.search(head):
-        raise BadRequest("header fields must not be folded over several lines")
+    def _check_lines(self, data: bytearray, size: int) -> None:
+        """Refuse, as soon as they appear, lines that others may see ended or joined elsewhere than we do."""
+        # A peer that sends byte by byte must not make us look at all of them again for each.
+        start = max(0, self._checked - len(HEAD_END))
+        end = min(size, self._max_head_size)
+        if _BARE_LINE_BREAK.search(data, start, end):
+            raise BadRequest("lines must end in CR LF")
+        if _FOLDED_LINE.search(data, start, end):
+            raise BadRequest("fields must not be folded over several lines")
+        if size > self._max_head_size:
+            raise BadRequest(
+                f"header or trailer fields of more than {self._max_head_size} bytes",
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            )
+        self._checked = end
 
 
 def _check_framing(head: bytes) -> None:
@@ -216,14 +252,23 @@ def _check_request(request: h11.Request) -> None:
         )
     if request.method == b"CONNECT":
         raise BadRequest("CONNECT is for proxies", HTTPStatus.NOT_IMPLEMENTED)
-    if request.http_version == b"1.0" and any(name == b"transfer-encoding" for name, _ in request.headers):
+    if request.http_version == b"1.0" and field_values(request, b"transfer-encoding"):
         # RFC 9112 section 6.1
         raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")
-    origin_form = request.target.startswith(b"/")
-    absolute_form = request.target.lower().startswith((b"http://", b"https://"))
     asterisk_form = request.target == b"*" and request.method == b"OPTIONS"
-    if not (origin_form or absolute_form or asterisk_form) or b"#" in request.target:
+    if not asterisk_form and not _TARGET.fullmatch(request.target):
         raise BadRequest(f'request target {request.target.decode()!r} must be a path that starts with "/"')
+    # RFC 9112 section 3.2. h11 has seen to it that there is not more than one.
+    hosts = field_values(request, b"host")
+    if request.http_version != b"1.0" and not hosts:
+        raise BadRequest("the header field Host is missing")
+    if hosts and not _HOST.fullmatch(hosts[0]):
+        raise BadRequest("the header field Host names no host")
+
+
+def field_values(request: h11.Request, name: bytes) -> list[bytes]:
+    """Return the values of all fields of this name, which is in lower case."""
+    return [value for field, value in request.headers if field == name]
 
 
 def _reason_phrase(status: int) -> str:
