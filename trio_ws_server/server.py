@@ -87,12 +87,11 @@ class Server:
         Cancelling it drops all connections. The listeners are closed in every case.
         """
         with self._connections_scope:
-            async with trio.open_nursery() as connections:
-                async with trio.open_nursery() as accepting:
-                    for listener in self._listeners:
-                        accepting.start_soon(self._accept, listener, application, connections)
-                    await self._shutdown_requested.wait()
-                    accepting.cancel_scope.cancel()
+            async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+                for listener in self._listeners:
+                    accepting.start_soon(self._accept, listener, application, connections)
+                await self._shutdown_requested.wait()
+                accepting.cancel_scope.cancel()
         if self._connections_scope.cancelled_caught:
             logger.warning(
                 "Cancelled what still ran %g s after the signal to stop (--graceful-timeout)",
