@@ -180,7 +180,8 @@ class HttpConnection:
 
     def hand_over(self, receiver: Receiver) -> None:
         """Give what the client sent behind its request to the protocol that has the transport from now on."""
-        self._resume_reading()
+        if self._reading_paused:
+            self.transport.resume_reading()
         if leftover := self._exchange.leftover:
             receiver.data_received(leftover)
         if self._eof:
@@ -190,7 +191,7 @@ class HttpConnection:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
         self._exchange.receive_data(data)
-        if self._exchange.unread > max(UNREAD_LIMIT, self._config.max_head_size) and not self._reading_paused:
+        if self._unread_full and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()
         self._changes.announce()
@@ -213,8 +214,12 @@ class HttpConnection:
         if self.transport.lost:
             raise ClientDisconnected("the client has disconnected")
 
+    @property
+    def _unread_full(self) -> bool:
+        return self._exchange.unread > max(UNREAD_LIMIT, self._config.max_head_size)
+
     def _resume_reading(self) -> None:
-        if self._reading_paused:
+        if self._reading_paused and not self._unread_full:
             self._reading_paused = False
             self.transport.resume_reading()
 
