@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from typing import TYPE_CHECKING
 
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed
@@ -17,6 +18,7 @@ _ASYNCIO_SIGNS = (
     "no running event loop",
     "no current event loop",
     "unrecognized yield message",
+    "has no attribute 'create_future'",
     "asyncio library",
 )
 """In the messages of what asyncio raises without its loop, and of what Trio raises when given a Future."""
@@ -28,17 +30,28 @@ def report(exception: BaseException, request_line: str, *, client_gone: bool) ->
 
     That the client has gone is none, whether the application let our exception pass or a framework's.
     """
-    failures = [leaf for leaf in _leaves(exception) if not _is_disconnect(leaf, client_gone=client_gone)]
-    if not failures:
+    if client_gone and all(map(_is_disconnect, _leaves(exception))):
         logger.debug("%s: the client disconnected: %r", request_line, exception)
         return False
     logger.error("%s: exception in the application", request_line, exc_info=exception)
-    if any(_wants_asyncio(failure) for failure in failures):
+    explain_if_asyncio(exception)
+    return True
+
+
+def explain_if_asyncio(exception: BaseException) -> None:
+    """Log what to use instead, if the application failed because it needs asyncio."""
+    if any(sign in text for text in _messages(exception) for sign in _ASYNCIO_SIGNS):
         logger.error(
             "This server runs applications on Trio, where asyncio's functions do not work: use Trio's own, or a "
             "framework based on anyio (such as Starlette or FastAPI) and anyio's functions in its routes"
         )
-    return True
+
+
+def _is_disconnect(exception: BaseException) -> bool:
+    return (
+        isinstance(exception, ClientDisconnected | ConnectionClosed)
+        or type(exception).__name__ in _FRAMEWORK_DISCONNECTS
+    )
 
 
 def _leaves(exception: BaseException) -> Iterator[BaseException]:
@@ -49,15 +62,17 @@ def _leaves(exception: BaseException) -> Iterator[BaseException]:
         yield exception
 
 
-def _is_disconnect(exception: BaseException, *, client_gone: bool) -> bool:
-    if isinstance(exception, ClientDisconnected | ConnectionClosed):
-        return True
-    return client_gone and type(exception).__name__ in _FRAMEWORK_DISCONNECTS
-
-
-def _wants_asyncio(exception: BaseException | None) -> bool:
-    while exception is not None:
-        if any(sign in str(exception) for sign in _ASYNCIO_SIGNS):
-            return True
-        exception = exception.__cause__ or exception.__context__
-    return False
+def _messages(exception: BaseException) -> Iterator[str]:
+    """Yield the messages of the exception, of those in its groups and of those that they came of."""
+    pending: list[BaseException | None] = [exception]
+    seen = set()
+    while pending:
+        current = pending.pop()
+        if current is None or id(current) in seen:
+            continue
+        seen.add(id(current))
+        # Unlike str(), which is the exception's own code, this cannot raise.
+        yield from traceback.format_exception_only(current)
+        if isinstance(current, BaseExceptionGroup):
+            pending += current.exceptions
+        pending.append(current.__cause__ if current.__suppress_context__ else current.__context__)

@@ -15,8 +15,9 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
+from trio_ws_server.app_errors import explain_if_asyncio
 from trio_ws_server.asgi.events import optional, type_of, unexpected
-from trio_ws_server.errors import LifespanError
+from trio_ws_server.errors import InvalidEvent, LifespanError
 from trio_ws_server.scheduling import pace, serving_nursery
 
 if TYPE_CHECKING:
@@ -35,10 +36,11 @@ logger = logging.getLogger("trio_ws_server")
 
 
 class _Phase(Enum):
-    STARTING = "lifespan.startup"
+    STARTING = "starting up"
     RUNNING = "between startup and shutdown"
-    STOPPING = "lifespan.shutdown"
-    DONE = "done"
+    STOPPING = "shutting down"
+    DONE = "shut down"
+    FAILED = "reported as failed"
     UNSUPPORTED = "not supported by the application"
 
 
@@ -111,18 +113,18 @@ class _Lifespan:
     def _ended(self, exc: Exception | None) -> None:
         how = "returned" if exc is None else f"raised {exc!r}"
         match self._phase:
-            case _Phase.STARTING if self._failure is not None:
-                pass
             case _Phase.STARTING if self._mode == "on":
                 self._failure = f"the application {how} before it answered lifespan.startup"
                 logger.error("Lifespan: %s", self._failure, exc_info=exc)
             case _Phase.STARTING:
                 self._phase = _Phase.UNSUPPORTED
                 logger.debug("Lifespan: not supported by the application, which %s", how, exc_info=exc)
-            case _Phase.RUNNING | _Phase.STOPPING if exc is not None:
+            case _Phase.FAILED:
+                pass  # It was said, and why; frameworks raise what they have reported.
+            case _ if exc is not None:
                 logger.error("Lifespan: the application raised %r", exc, exc_info=exc)
-            case _:
-                pass
+        if exc is not None:
+            explain_if_asyncio(exc)
         self._started.set()
         self._stopped.set()
 
@@ -140,18 +142,23 @@ class _Lifespan:
                 self._phase = _Phase.RUNNING
                 self._started.set()
             case _Phase.STARTING, "lifespan.startup.failed":
-                self._failure = optional(event, "message", str, "") or "the application's startup failed"
+                self._failure = _message(event)
+                self._phase = _Phase.FAILED
                 self._started.set()
             case _Phase.STOPPING, "lifespan.shutdown.complete":
                 self._phase = _Phase.DONE
                 self._stopped.set()
             case _Phase.STOPPING, "lifespan.shutdown.failed":
-                self._phase = _Phase.DONE
-                logger.error(
-                    "Lifespan: the application's shutdown failed: %s", optional(event, "message", str, "")
-                )
+                logger.error("Lifespan: the application's shutdown failed: %s", _message(event))
+                self._phase = _Phase.FAILED
                 self._stopped.set()
             case _Phase.STARTING, _:
                 raise unexpected(event, "lifespan.startup.complete", "lifespan.startup.failed")
-            case _:
+            case _Phase.STOPPING, _:
                 raise unexpected(event, "lifespan.shutdown.complete", "lifespan.shutdown.failed")
+            case phase, type_:
+                raise InvalidEvent(f"unexpected event {type_!r}, the lifespan is {phase.value}")
+
+
+def _message(event: Mapping[str, Any]) -> str:
+    return optional(event, "message", str, "") or f"{event['type']}, without a message"
