@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ssl
+from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, Unpack, cast
@@ -25,12 +26,17 @@ if TYPE_CHECKING:
     import os
     from collections.abc import Sequence
 
-    from asgiref.typing import ASGIApplication as AnyASGIApplication
-
     from trio_ws_server.application import Application
     from trio_ws_server.asgi.lifespan import LifespanMode
     from trio_ws_server.listeners import BoundListener
     from trio_ws_server.native import Handler
+
+
+AnyASGIApplication = (
+    Callable[[Any, Any, Any], Awaitable[object]]  # ASGI 3
+    | Callable[[Any], Callable[[Any, Any], Awaitable[object]]]  # ASGI 2
+)
+"""Frameworks have types of their own for scopes and events, which asgiref's are not compatible with."""
 
 
 class ServeOptions(Options, total=False):
