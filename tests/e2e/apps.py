@@ -125,6 +125,10 @@ async def leaves_a_thread(scope: Scope, receive: Receive, send: Send) -> None:
     await echo(scope, receive, send)
 
 
+async def floods_or_echoes(scope: Scope, receive: Receive, send: Send) -> None:
+    await (floods if scope.get("path") == "/flood" else echo)(scope, receive, send)
+
+
 async def floods(scope: Scope, receive: Receive, send: Send) -> None:
     refuse_lifespan(scope)
     await send({"type": "websocket.accept"})
