@@ -137,7 +137,8 @@ class _Lifespan:
 
     async def _send(self, event: Mapping[str, Any]) -> None:
         await pace()
-        match self._phase, type_of(event):
+        type_ = type_of(event)
+        match self._phase, type_:
             case _Phase.STARTING, "lifespan.startup.complete":
                 self._phase = _Phase.RUNNING
                 self._started.set()
@@ -156,8 +157,8 @@ class _Lifespan:
                 raise unexpected(event, "lifespan.startup.complete", "lifespan.startup.failed")
             case _Phase.STOPPING, _:
                 raise unexpected(event, "lifespan.shutdown.complete", "lifespan.shutdown.failed")
-            case phase, type_:
-                raise InvalidEvent(f"unexpected event {type_!r}, the lifespan is {phase.value}")
+            case _:
+                raise InvalidEvent(f"unexpected event {type_!r}, the lifespan is {self._phase.value}")
 
 
 def _message(event: Mapping[str, Any]) -> str:
