@@ -24,6 +24,12 @@ APPS = Path(__file__).parent
 DEADLINE = 20.0
 """Seconds, for anything that a process or a peer is waited for."""
 
+ENVIRONMENT = {
+    **{name: value for name, value in os.environ.items() if not name.startswith("TRIO_WS_SERVER_")},
+    "PYTHONPATH": str(REPOSITORY),
+}
+"""For processes that import this package, installed or not."""
+
 _LISTENING = re.compile(r"Listening on (\S+) \(Trio ")
 
 
@@ -38,13 +44,10 @@ class ServerProcess:
         environment: Mapping[str, str],
         pass_fds: Sequence[int],
     ) -> None:
-        inherited = {
-            name: value for name, value in os.environ.items() if not name.startswith("TRIO_WS_SERVER_")
-        }
         self._process = subprocess.Popen(
             [sys.executable, "-m", "trio_ws_server", *arguments],
             cwd=cwd,
-            env={**inherited, "PYTHONPATH": str(REPOSITORY), **environment},
+            env={**ENVIRONMENT, **environment},
             stdin=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
             pass_fds=pass_fds,
