@@ -402,7 +402,7 @@ async def test_an_invalid_event_raises_in_the_application(
 
     try:
         async with run_lifespan(app, "auto"):
-            pass
+            await trio.testing.wait_all_tasks_blocked()
     except LifespanError:
         assert before == [START_FAILED]
     assert raised == [complaint]
