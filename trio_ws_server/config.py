@@ -12,6 +12,7 @@ from dataclasses import dataclass, field, fields
 from typing import TYPE_CHECKING, Any, TypedDict
 
 from trio_ws_server.errors import ConfigError
+from trio_ws_server.headers import RESERVED_FIELDS, TOKEN
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -19,8 +20,7 @@ if TYPE_CHECKING:
 KIB = 1024
 MIB = 1024 * KIB
 
-# RFC 9110 sections 5.1 and 5.5.
-_NAME = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+# RFC 9110 section 5.5.
 _VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
@@ -59,8 +59,9 @@ def _header_fields(value: object) -> None:
         raise ValueError(f"must be a tuple of (name, value) pairs of bytes, not {value!r}")
     for pair in value:
         match pair:
-            case (bytes() as name, bytes() as content) if _NAME.fullmatch(name) and _VALUE.fullmatch(content):
-                pass
+            case (bytes() as name, bytes() as content) if TOKEN.fullmatch(name) and _VALUE.fullmatch(content):
+                if name.lower() in RESERVED_FIELDS:
+                    raise ValueError(f"must not hold {name!r}: the server makes that field itself")
             case _:
                 raise ValueError(
                     "must hold (name, value) pairs of bytes, a name without spaces or separators and a value "

@@ -1,12 +1,31 @@
-"""HTTP header fields as the native API shows them."""
+"""HTTP header fields: as the native API shows them, and which are not for applications to set."""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+
+TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+"""What a field's name is, and much else (RFC 9110 section 5.6.2)."""
+
+RESERVED_FIELDS = frozenset(
+    {
+        b"connection",
+        b"content-length",
+        b"sec-websocket-accept",
+        b"sec-websocket-extensions",
+        b"sec-websocket-key",
+        b"sec-websocket-protocol",
+        b"sec-websocket-version",
+        b"transfer-encoding",
+        b"upgrade",
+    }
+)
+"""Fields by which the two ends of a connection agree: in an opening handshake nobody else may set them."""
 
 
 class Headers(Sequence[tuple[str, str]]):

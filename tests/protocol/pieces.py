@@ -24,6 +24,11 @@ def cut(stream: bytes, places: Iterable[int]) -> Iterator[bytes]:
         yield stream[start:end]
 
 
+def whole(stream: bytes) -> Iterator[bytes]:
+    """Yield the stream in one piece."""
+    return cut(stream, ())
+
+
 def bytewise(stream: bytes) -> Iterator[bytes]:
     """Yield the stream one byte at a time."""
     return cut(stream, range(len(stream)))

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -20,7 +21,8 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from wsproto.handshake import H11Handshake
 
 from trio_ws_server.errors import HandshakeError
-from trio_ws_server.protocol.http1 import HEAD_END, BadRequest, field_values
+from trio_ws_server.headers import RESERVED_FIELDS, TOKEN
+from trio_ws_server.protocol.http1 import BARE_LINE_BREAK, HEAD_END, BadRequest, field_values
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
@@ -30,26 +32,13 @@ if TYPE_CHECKING:
 _VERSION = b"13"
 _KEY_BYTES = 16
 _MAX_REJECTION_BODY = 64 * 1024
-
-RESERVED_FIELDS = frozenset(
-    {
-        b"connection",
-        b"content-length",
-        b"sec-websocket-accept",
-        b"sec-websocket-extensions",
-        b"sec-websocket-key",
-        b"sec-websocket-protocol",
-        b"sec-websocket-version",
-        b"transfer-encoding",
-        b"upgrade",
-    }
-)
-"""Header fields that the handshake makes and nobody else may set."""
+# RFC 9110 section 15.2: any number of interim responses may come before the final one, which 101 is here.
+_INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9][0-9][ \r]")
 
 
 def is_upgrade(request: h11.Request) -> bool:
     """Whether the request asks for a WebSocket, rightly or not."""
-    return b"websocket" in _tokens(request, b"upgrade")
+    return b"websocket" in _options(request, b"upgrade")
 
 
 class ServerHandshake:
@@ -64,7 +53,7 @@ class ServerHandshake:
         lengths = field_values(request, b"content-length")
         if field_values(request, b"transfer-encoding") or lengths not in ([], [b"0"]):
             raise BadRequest("a WebSocket handshake has no body")
-        if b"upgrade" not in _tokens(request, b"connection"):
+        if b"upgrade" not in _options(request, b"connection"):
             raise BadRequest("a WebSocket handshake needs the header field Connection: Upgrade")
         versions = field_values(request, b"sec-websocket-version")
         if versions != [_VERSION]:
@@ -72,20 +61,22 @@ class ServerHandshake:
             raise BadRequest(
                 "only WebSocket version 13 is spoken here (header field Sec-WebSocket-Version)",
                 HTTPStatus.UPGRADE_REQUIRED if versions else HTTPStatus.BAD_REQUEST,
-                headers=[(b"sec-websocket-version", _VERSION), (b"upgrade", b"websocket")],
+                headers=[
+                    (b"sec-websocket-version", _VERSION),
+                    (b"upgrade", b"websocket"),
+                    (b"connection", b"upgrade"),
+                ],
             )
         keys = field_values(request, b"sec-websocket-key")
         if len(keys) != 1 or not _is_key(keys[0]):
             raise BadRequest("a WebSocket handshake needs one Sec-WebSocket-Key: 16 bytes in base64")
         self._key = keys[0]
-        try:
-            self.subprotocols = _list(request, b"sec-websocket-protocol")
-        except UnicodeDecodeError:
-            raise BadRequest("Sec-WebSocket-Protocol must be tokens") from None
-        try:
-            self._extensions = ", ".join(_list(request, b"sec-websocket-extensions")).encode()
-        except UnicodeDecodeError:
-            self._extensions = b""
+        subprotocols = _list(request, b"sec-websocket-protocol")
+        if not all(map(TOKEN.fullmatch, subprotocols)):
+            raise BadRequest("a WebSocket subprotocol (header field Sec-WebSocket-Protocol) is a token")
+        self.subprotocols = [subprotocol.decode("ascii") for subprotocol in subprotocols]
+        extensions = b", ".join(_list(request, b"sec-websocket-extensions"))
+        self._extensions = extensions if extensions.isascii() else b""
 
     def accept(
         self,
@@ -131,14 +122,14 @@ class ServerHandshake:
             raise ValueError(str(exc)) from exc
 
 
-def _list(request: h11.Request, name: bytes) -> list[str]:
+def _list(request: h11.Request, name: bytes) -> list[bytes]:
     """Return the elements of a list-based field over all its lines (RFC 9110 section 5.6.1)."""
     pieces = b",".join(field_values(request, name)).split(b",")
-    return [piece.strip().decode("ascii") for piece in pieces if piece.strip()]
+    return [piece.strip() for piece in pieces if piece.strip()]
 
 
-def _tokens(request: h11.Request, name: bytes) -> set[bytes]:
-    return {piece.strip().lower() for value in field_values(request, name) for piece in value.split(b",")}
+def _options(request: h11.Request, name: bytes) -> set[bytes]:
+    return {element.lower() for element in _list(request, name)}
 
 
 def _is_key(key: bytes) -> bool:
@@ -182,6 +173,9 @@ class ClientHandshake:
         for name, _ in headers:
             if name.lower() in RESERVED_FIELDS | {b"host"}:
                 raise ValueError(f"header field {name.decode('latin-1')!r} is made by the handshake")
+        for subprotocol in subprotocols:
+            if not TOKEN.fullmatch(subprotocol.encode()):
+                raise ValueError(f"subprotocol {subprotocol!r} is no token (RFC 6455 section 4.1)")
         self._request = Request(
             host=host,
             target=target,
@@ -210,28 +204,34 @@ class ClientHandshake:
         if self._rejection is not None:
             return self._receive(data)
         self._head += data
-        end = self._head.find(HEAD_END)
-        if end < 0 and not data:
+        while (end := self._head.find(HEAD_END) + len(HEAD_END)) >= len(HEAD_END):
+            self._check_size(end)
+            head, self._head = bytes(self._head[:end]), self._head[end:]
+            if BARE_LINE_BREAK.search(head):
+                raise HandshakeError("the server's response is invalid: lines must end in CR LF")
+            if _INTERIM.match(head):
+                continue
+            outcome = self._receive(head)
+            if isinstance(outcome, Accepted):
+                return outcome._replace(leftover=bytes(self._head))
+            return self._receive(bytes(self._head)) if outcome is None and self._head else outcome
+        self._check_size(len(self._head))
+        if not data:
             raise HandshakeError("the server closed the connection without answering the opening handshake")
-        if max(end, 0 if end >= 0 else len(self._head)) > self._max_head_size:
+        return None
+
+    def _check_size(self, size: int) -> None:
+        if size > self._max_head_size:
             raise HandshakeError(f"the server's response has a head of more than {self._max_head_size} bytes")
-        if end < 0:
-            return None
-        head, rest = self._head[: end + len(HEAD_END)], self._head[end + len(HEAD_END) :]
-        outcome = self._receive(bytes(head))
-        if isinstance(outcome, Accepted):
-            return outcome._replace(leftover=bytes(rest))
-        if outcome is None and rest:
-            return self._receive(bytes(rest))
-        return outcome
 
     def _receive(self, data: bytes) -> Accepted | Rejected | None:
+        """Take the head of the final response, or more of its body."""
+        error: Exception | None = None
         try:
             self._handshake.receive_data(data)
-            events = list(self._handshake.events())
         except (wsproto.utilities.RemoteProtocolError, UnicodeDecodeError) as exc:
-            raise HandshakeError(f"the server's response to the opening handshake is invalid: {exc}") from exc
-        for event in events:
+            error = exc
+        for event in self._handshake.events():
             match event:
                 case AcceptConnection(subprotocol=subprotocol, extra_headers=headers):
                     return Accepted(subprotocol, list(headers), b"")
@@ -241,8 +241,11 @@ class ClientHandshake:
                     assert self._rejection is not None
                     self._rejection = self._rejection._replace(body=self._rejection.body + body)
         if self._rejection is None:
-            return None
-        complete = self._handshake.state is ConnectionState.CLOSED or not data
+            raise HandshakeError(
+                f"the server's response to the opening handshake is invalid: {error}"
+            ) from error
+        # A body that is cut short or broken leaves the status what it is.
+        complete = self._handshake.state is ConnectionState.CLOSED or not data or error is not None
         if complete or len(self._rejection.body) >= _MAX_REJECTION_BODY:
             return self._rejection._replace(body=self._rejection.body[:_MAX_REJECTION_BODY])
         return None

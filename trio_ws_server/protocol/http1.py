@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
 HEAD_END = b"\r\n\r\n"
-_BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
+BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
@@ -223,7 +223,7 @@ class Exchange:
         # A peer that sends byte by byte must not make us look at all of them again for each.
         start = max(0, self._checked - len(HEAD_END))
         end = min(size, self._max_head_size)
-        if _BARE_LINE_BREAK.search(data, start, end):
+        if BARE_LINE_BREAK.search(data, start, end):
             raise BadRequest("lines must end in CR LF")
         if _FOLDED_LINE.search(data, start, end):
             raise BadRequest("fields must not be folded over several lines")
