@@ -24,7 +24,7 @@ from trio_ws_server.native import NativeApplication
 from trio_ws_server.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable, Sequence
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     import pytest
 
@@ -197,6 +197,34 @@ class OneWay(trio.abc.Stream):
 
     async def aclose(self) -> None:
         await self.stream.aclose()
+
+
+async def cancelled_after(steps: int, call: Callable[[], Awaitable[object]]) -> bool:
+    """
+    Cancel a call when it has been suspended so many times, 0: before it begins; return whether it was cancelled.
+
+    With 0, 1, 2 and so on until that is False, every await point of the call is gone through.
+    """
+    caller = trio.lowlevel.current_task()
+    suspended = 0
+
+    class Canceller(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            nonlocal suspended
+            suspended += task is caller
+            if suspended == steps:
+                scope.cancel()
+
+    canceller = Canceller()
+    trio.lowlevel.add_instrument(canceller)
+    try:
+        with trio.CancelScope() as scope:
+            if steps == 0:
+                scope.cancel()
+            await call()
+    finally:
+        trio.lowlevel.remove_instrument(canceller)
+    return scope.cancelled_caught
 
 
 async def read_all(stream: trio.abc.ReceiveStream) -> bytes:

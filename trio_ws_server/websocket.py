@@ -56,7 +56,7 @@ class WebSocket:
     A WebSocket connection, as native handlers and `connect` have it.
 
     Iterating over it yields messages until the connection is closed normally. Several tasks may send and
-    receive at the same time; each message goes to one receiver, whole messages leave in the order of the calls.
+    receive at the same time; each message goes to one receiver, and messages leave whole.
     """
 
     def __init__(
@@ -76,7 +76,7 @@ class WebSocket:
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self._inbox: deque[str | bytes] = deque()
+        self._inbox: deque[tuple[str | bytes, int]] = deque()
         self._inbox_bytes = 0
         self._changes = Changes()
         self._peer_eof = False
@@ -124,23 +124,24 @@ class WebSocket:
         """
         Send a text message (``str``) or a binary message (bytes-like).
 
-        Waits while more than ``write_high_water`` bytes wait to be taken by the peer. Cancelling it leaves
-        either nothing or the whole message to be sent. Raises `ConnectionClosed` if the connection is not open
-        or is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError`` for a ``str`` that is
-        not Unicode text.
+        Waits, before and after, while more than ``write_high_water`` bytes wait to be taken by the peer.
+        Cancelling it leaves either nothing or the whole message to be sent. Raises `ConnectionClosed` if the
+        connection is not open or is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError``
+        for a ``str`` that is not Unicode text.
         """
         await pace()
         if isinstance(message, bytearray | memoryview):
             message = bytes(message)
         elif not isinstance(message, str | bytes):
             raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
+        # Before as well as after: one message each of many who gave up on waiting would be too much.
+        if self._transport.congested and self._protocol.state is State.OPEN:
+            await self._room_to_send()
         self._transport.write(self._protocol.send_message(message))
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += _size(message)
         if self._transport.congested:
-            await self._transport.drain()
-            if self._transport.lost:
-                raise self._protocol.closed_error()
+            await self._room_to_send()
 
     async def ping(self, payload: str | bytes | None = None) -> float:
         """
@@ -165,7 +166,9 @@ class WebSocket:
                 lambda: ping.answered_at is not None or self._protocol.state is State.CLOSED
             )
         finally:
-            self._pings.pop(payload, None)
+            # An answered ping is not there any more, and another with its payload may be.
+            if self._pings.get(payload) is ping:
+                del self._pings[payload]
         if ping.answered_at is None:
             raise self._protocol.closed_error()
         return ping.answered_at - ping.sent_at
@@ -206,8 +209,8 @@ class WebSocket:
         await self._changes.until(lambda: bool(self._inbox) or self._protocol.state is not State.OPEN)
         if not self._inbox:
             return None
-        message = self._inbox.popleft()
-        self._inbox_bytes -= len(message)
+        message, size = self._inbox.popleft()
+        self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
             self._resume_reading()
         return message
@@ -276,11 +279,17 @@ class WebSocket:
             self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
         )
 
+    async def _room_to_send(self) -> None:
+        await self._transport.drain()
+        if self._transport.lost:
+            raise self._protocol.closed_error()
+
     def _deliver(self, message: str | bytes) -> None:
-        self._inbox.append(message)
-        self._inbox_bytes += len(message)
+        size = _size(message)
+        self._inbox.append((message, size))
+        self._inbox_bytes += size
         self.traffic.messages_received += 1
-        self.traffic.bytes_received += _size(message)
+        self.traffic.bytes_received += size
         if self._inbox_full and not self._reading_paused:
             self._reading_paused = True
             self._transport.pause_reading()

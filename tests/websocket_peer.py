@@ -1,0 +1,112 @@
+"""A WebSocket connection of ours over memory streams, and its peer, which wsproto speaks for and tests drive."""
+
+from __future__ import annotations
+
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import CloseConnection, Event
+
+from trio_ws_server.close_codes import Close
+from trio_ws_server.config import Config, Options
+from trio_ws_server.headers import Headers, Request
+from trio_ws_server.protocol.websocket import State, WebSocketProtocol
+from trio_ws_server.scheduling import serving_nursery
+from trio_ws_server.transport import open_stream_transport
+from trio_ws_server.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Awaitable, Callable
+    from typing import Unpack
+
+KIB = 1024
+
+
+class Peer:
+    """The other end. Nothing is answered by itself."""
+
+    def __init__(self, stream: Any, ours: Any, connection_type: ConnectionType) -> None:
+        self.stream = stream
+        self.ours = ours
+        """Our end of the stream, for what only the network could do to it."""
+        self.connection = Connection(connection_type)
+        self.events: list[Event] = []
+
+    async def send(self, *events: Event) -> None:
+        """Send frames in one piece."""
+        await self.stream.send_all(b"".join(map(self.connection.send, events)))
+
+    async def receive(self) -> Event:
+        """Return what the next frame says."""
+        while not self.events:
+            assert await self._read(), "the end came instead of a frame"
+        return self.events.pop(0)
+
+    async def receive_all(self) -> list[Event]:
+        """Return what all frames up to the end say."""
+        while await self._read():
+            pass
+        return self.events
+
+    async def _read(self) -> bool:
+        data = await self.stream.receive_some()
+        if data:
+            self.connection.receive_data(bytes(data))
+            self.events.extend(self.connection.events())
+        return bool(data)
+
+    async def vanish(self) -> None:
+        await self.stream.aclose()
+
+
+@asynccontextmanager
+async def opened(
+    *, client: bool = False, lockstep: bool = False, **options: Unpack[Options]
+) -> AsyncGenerator[tuple[WebSocket, Peer]]:
+    """
+    Yield our end, a server's or a client's, and the peer.
+
+    The network between them takes everything, or, in lockstep, nothing that is not being read. Keepalive is off
+    unless asked for. At the end our stream is closed.
+    """
+    options.setdefault("ping_interval", None)
+    config = Config(**options)
+    ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
+    async with open_stream_transport(ours, config) as transport, serving_nursery() as nursery:
+        protocol = WebSocketProtocol(client=client, max_message_size=config.max_message_size)
+        request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
+        websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
+        nursery.start_soon(websocket.run)
+        yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
+    assert websocket.state is State.CLOSED
+    await theirs.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await ours.receive_some()
+
+
+async def stall(websocket: WebSocket, size: int = 100 * KIB) -> None:
+    """Fill the write buffer of a connection in lockstep to above its high-water mark."""
+    with trio.CancelScope() as scope:
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(websocket.send, bytes(size))
+            await wait_all_tasks_blocked()
+            scope.cancel()
+
+
+CALLS: dict[str, Callable[[WebSocket], Awaitable[object]]] = {
+    "recv": lambda websocket: websocket.recv(),
+    "iteration": lambda websocket: anext(aiter(websocket)),
+    "send": lambda websocket: websocket.send("message"),
+    "ping": lambda websocket: websocket.ping(),
+}
+calls = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS)
+
+
+def close_in(event: Event) -> Close:
+    """Return what a close frame says."""
+    assert isinstance(event, CloseConnection)
+    return Close(int(event.code), event.reason or "")
