@@ -1,0 +1,245 @@
+"""Each request and WebSocket connection has its lines in the log, each of them one line."""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+
+from tests.helpers import PEER, Client, asgi, serving
+from trio_ws_server.config import Config
+from trio_ws_server.logs import configure, logger
+from trio_ws_server.peer import Peer
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+
+    from trio.testing import MockClock
+
+
+async def hello(scope: Any, receive: Any, send: Any) -> None:
+    await trio.sleep(1.5)
+    await send({"type": "http.response.start", "status": 200})
+    await send({"type": "http.response.body", "body": b"Hel", "more_body": True})
+    await send({"type": "http.response.body", "body": b"lo"})
+
+
+async def echo(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept", "subprotocol": (scope["subprotocols"] or [None])[0]})
+    await receive()
+    while (event := await receive())["type"] == "websocket.receive":
+        await send({**event, "type": "websocket.send"})
+
+
+async def close_with_4000(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "full\nhouse"})
+
+
+async def deny(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.close"})
+
+
+def access_lines(caplog: pytest.LogCaptureFixture) -> list[str]:
+    return [record.getMessage() for record in caplog.records if record.name == "trio_ws_server.access"]
+
+
+@pytest.fixture(autouse=True)
+def everything(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, logger="trio_ws_server")
+
+
+@pytest.mark.parametrize(
+    ("method", "line"),
+    [
+        ("GET", '192.0.2.1:4000 "GET /a%20b?c HTTP/1.1" 200 5 bytes in 1500.0 ms'),
+        ("HEAD", '192.0.2.1:4000 "HEAD /a%20b?c HTTP/1.1" 200 0 bytes in 1500.0 ms'),
+    ],
+)
+async def test_a_request_is_one_line(
+    method: str, line: str, caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with serving(asgi(hello), config=Config()) as client:
+        await client.request("/a%20b?c", method=method)
+    assert access_lines(caplog) == [line]
+
+
+async def test_each_request_of_a_connection_is_a_line(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    async with serving(asgi(hello), config=Config()) as client:
+        for target in ("/1", "/2"):
+            await client.request(target)
+    assert [line.split()[2] for line in access_lines(caplog)] == ["/1", "/2"]
+
+
+async def test_a_request_whose_client_left_before_the_response_says_so(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        while True:
+            await send({"type": "http.response.start", "status": 200})
+
+    async with serving(asgi(app), config=Config()) as client:
+        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
+        await client.stream.aclose()
+    [line] = access_lines(caplog)
+    assert line.startswith('192.0.2.1:4000 "GET / HTTP/1.1" ')
+
+
+async def test_a_request_that_is_none_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(asgi(hello), config=Config()) as client:
+        await client.send(b"GET / HTTP/1.1\r\n\r\n")
+        await client.receive_all()
+    [line] = access_lines(caplog)
+    assert line.startswith("192.0.2.1:4000 refused with 400: ")
+
+
+@pytest.mark.parametrize(
+    ("subprotocols", "line"),
+    [
+        ([], '192.0.2.1:4000 "WebSocket /chat?room=1" accepted'),
+        (["v1"], '192.0.2.1:4000 "WebSocket /chat?room=1" accepted, subprotocol v1'),
+    ],
+)
+async def test_a_websocket_has_a_line_when_it_is_accepted(
+    subprotocols: list[str], line: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(asgi(echo), config=Config()) as client:
+        await client.open("/chat?room=1", subprotocols=subprotocols)
+        assert access_lines(caplog) == [line]
+
+
+async def closed_by_the_client(client: Client) -> None:
+    await client.send_event(TextMessage("héllo"))
+    await client.event()
+    await client.send_event(BytesMessage(b"12", message_finished=False))
+    await client.send_event(Ping(b"not counted"))
+    await client.event()
+    await client.send_event(BytesMessage(b"34"))
+    await client.event()
+    await trio.sleep(2.5)
+    await client.send_event(CloseConnection(code=1001, reason='the "end"\nof it'))
+    await client.receive_all()
+
+
+async def closed_by_the_server(client: Client) -> None:
+    event = await client.event()
+    assert isinstance(event, CloseConnection)
+    await client.send_event(event.response())
+    await client.receive_all()
+
+
+async def closed_for_an_error(client: Client) -> None:
+    await client.send(b"\x83\x80\0\0\0\0")
+    await client.receive_all()
+
+
+async def lost(client: Client) -> None:
+    await client.stream.aclose()
+
+
+@pytest.mark.parametrize(
+    ("app", "end", "line"),
+    [
+        (
+            echo,
+            closed_by_the_client,
+            "closed by the client with 1001 'the \"end\"\\nof it' after 2.500 s; "
+            "received 2 messages, 10 bytes; sent 2 messages, 10 bytes",
+        ),
+        (
+            close_with_4000,
+            closed_by_the_server,
+            "closed by the server with 4000 'full\\nhouse' after 0.000 s; "
+            "received 0 messages, 0 bytes; sent 0 messages, 0 bytes",
+        ),
+        (echo, closed_for_an_error, "closed by the server for a protocol error with 1002 "),
+        (echo, lost, "lost with 1006 after 0.000 s; received 0 messages, 0 bytes; "),
+    ],
+)
+async def test_the_end_of_a_websocket_is_one_line_that_tells_how_long_it_was_and_what_it_carried(
+    app: Callable[..., Any],
+    end: Callable[[Client], Awaitable[None]],
+    line: str,
+    caplog: pytest.LogCaptureFixture,
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(asgi(app), config=Config()) as client:
+        await client.open("/chat")
+        await end(client)
+    _accepted, ended = access_lines(caplog)
+    assert ended.startswith(f'192.0.2.1:4000 "WebSocket /chat" {line}')
+    assert "\n" not in ended
+
+
+async def test_a_websocket_that_is_cancelled_has_its_line_too(caplog: pytest.LogCaptureFixture) -> None:
+    with trio.CancelScope() as scope:
+        async with serving(asgi(echo), config=Config()) as client:
+            await client.open()
+            scope.cancel()
+            await trio.lowlevel.checkpoint()
+    _accepted, ended = access_lines(caplog)
+    assert '"WebSocket /" lost with 1006 after ' in ended or '"WebSocket /" dropped with 1006 after ' in ended
+
+
+async def test_a_denied_websocket_is_one_line_like_any_request(caplog: pytest.LogCaptureFixture) -> None:
+    async with serving(asgi(deny), config=Config()) as client:
+        await client.open("/chat")
+    [line] = access_lines(caplog)
+    assert line.startswith('192.0.2.1:4000 "GET /chat HTTP/1.1" 403 ')
+
+
+async def test_the_access_log_can_be_turned_off(
+    caplog: pytest.LogCaptureFixture, autojump_clock: MockClock
+) -> None:
+    for app in (hello, echo, deny):
+        async with serving(asgi(app), config=Config(access_log=False)) as client:
+            await (client.request() if app is hello else client.open())
+    async with serving(asgi(hello), config=Config(access_log=False)) as client:
+        await client.send(b"nonsense\r\n\r\n")
+        await client.receive_all()
+    assert access_lines(caplog) == []
+
+
+@pytest.mark.parametrize(
+    ("peer", "name"),
+    [
+        (PEER, "192.0.2.1:4000"),
+        (Peer(("2001:db8::1", 4000), ("2001:db8::2", 80)), "[2001:db8::1]:4000"),
+        (Peer(None, ("/run/chat.sock", None)), "unix"),
+        (Peer(None, None), "unknown"),
+        (Peer(None, ("192.0.2.2", 80)), "unknown"),
+    ],
+)
+def test_a_client_is_named_by_its_address_where_it_has_one(peer: Peer, name: str) -> None:
+    assert str(peer) == name
+
+
+def test_logs_go_to_standard_error_from_the_level_on_that_is_configured(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    # As in a program that has not set up logging; pytest has.
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [])
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    configure("warning")
+    configure("warning")
+    logging.getLogger("trio_ws_server.access").info("too little")
+    logger.warning("enough of %s", "it")
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.endswith(" WARNING enough of it\n")
+    assert err.count("\n") == 1
+
+
+def test_a_program_that_has_set_up_logging_keeps_its_handlers(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(logger, "level", logging.NOTSET)
+    configure("debug")
+    assert logger.handlers == []
+    assert logger.getEffectiveLevel() == logging.DEBUG
