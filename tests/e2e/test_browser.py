@@ -4,13 +4,10 @@ The chat example as people use it: two pages in headless Chromium, against a ser
 Chromium and its driver are the system's (Debian's ``chromium`` and ``chromium-driver``); nothing is downloaded.
 """
 
-import re
+from __future__ import annotations
+
 import shutil
-import signal
-import subprocess
-import sys
-from collections.abc import Callable, Iterator
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from selenium.common.exceptions import TimeoutException
@@ -19,10 +16,14 @@ from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.wait import WebDriverWait
 
-REPOSITORY = Path(__file__).parents[2]
+from tests.e2e.helpers import DEADLINE, REPOSITORY, running
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
 CHROMIUM = shutil.which("chromium")
 CHROMEDRIVER = shutil.which("chromedriver")
-DEADLINE = 20  # seconds, for anything that a page or a process is waited for
 
 pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="chromium is not installed (Debian: apt install chromium)"),
@@ -35,21 +36,10 @@ pytestmark = [
 @pytest.fixture
 def chat_url() -> Iterator[str]:
     """Where the chat example is served until the test ends; then SIGTERM must end the server with 0."""
-    command = [sys.executable, "-m", "trio_ws_server", "--port", "0", "examples.chat:app"]
-    with subprocess.Popen(command, cwd=REPOSITORY, stderr=subprocess.PIPE, text=True) as server:
-        try:
-            assert server.stderr is not None
-            first_line = server.stderr.readline()
-            listening = re.search(r"Listening on (http://127\.0\.0\.1:\d+) \(Trio ", first_line)
-            assert listening, f"instead of its address, the server printed {first_line!r}"
-            yield listening[1]
-            server.send_signal(signal.SIGTERM)
-            status = server.wait(DEADLINE)
-            log = server.stderr.read()
-            assert status == 0, log
-            assert "Traceback" not in log
-        finally:
-            server.kill()
+    with running("examples.chat:app", cwd=REPOSITORY) as server:
+        yield server.url
+        assert server.stop() == 0, server.log
+        assert "Traceback" not in server.log
 
 
 @pytest.fixture
@@ -80,12 +70,17 @@ def wait_until(browser: Chrome, condition: Callable[[Chrome], bool], what: str) 
         pytest.fail(f"not within {DEADLINE} s: {what}; the page shows:\n{page}")
 
 
+def expect_state(browser: Chrome, name: str) -> None:
+    """Wait until the current tab's connection is in that state."""
+    state = browser.find_element(By.ID, "state")
+    wait_until(browser, lambda _: state.get_attribute("data-state") == name, f"the connection is {name}")
+
+
 def join(browser: Chrome, url: str, name: str) -> None:
     """Load the chat page into the current tab, and join the room that the URL names."""
     browser.get(url)
     browser.find_element(By.ID, "name").send_keys(name, Keys.ENTER)
-    state = browser.find_element(By.ID, "state")
-    wait_until(browser, lambda _: state.get_attribute("data-state") == "open", f"{name} is connected")
+    expect_state(browser, "open")
 
 
 def expect_line(browser: Chrome, line: str) -> None:
@@ -129,3 +124,15 @@ def test_rooms_are_apart(browser: Chrome, chat_url: str) -> None:
     browser.find_element(By.ID, "text").send_keys("Nor here?", Keys.ENTER)
     expect_line(browser, "Ann Nor here?")
     assert "Bob" not in browser.find_element(By.ID, "log").text
+
+
+def test_a_page_comes_back_to_its_room_after_the_server_was_restarted(browser: Chrome) -> None:
+    with running("examples.chat:app", cwd=REPOSITORY) as server:
+        port = server.address[1]
+        join(browser, f"{server.url}/#tea", "Ann")
+        assert server.stop() == 0
+        expect_state(browser, "waiting")
+    with running("--port", str(port), "examples.chat:app", cwd=REPOSITORY):
+        expect_state(browser, "open")
+        browser.find_element(By.ID, "text").send_keys("Back again", Keys.ENTER)
+        expect_line(browser, "Ann Back again")
