@@ -5,13 +5,14 @@ from __future__ import annotations
 import logging
 from typing import TYPE_CHECKING, Any
 
+import h11
 import pytest
 import trio
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
 from tests.helpers import PEER, Client, asgi, serving
 from trio_ws_server.config import Config
-from trio_ws_server.logs import configure, logger
+from trio_ws_server.logs import configure, log_request, logger
 from trio_ws_server.peer import Peer
 
 if TYPE_CHECKING:
@@ -76,20 +77,10 @@ async def test_each_request_of_a_connection_is_a_line(
     assert [line.split()[2] for line in access_lines(caplog)] == ["/1", "/2"]
 
 
-async def test_a_request_whose_client_left_before_the_response_says_so(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        while (await receive())["type"] != "http.disconnect":
-            pass
-        while True:
-            await send({"type": "http.response.start", "status": 200})
-
-    async with serving(asgi(app), config=Config()) as client:
-        await client.send(b"GET / HTTP/1.1\r\nHost: a\r\n\r\n")
-        await client.stream.aclose()
-    [line] = access_lines(caplog)
-    assert line.startswith('192.0.2.1:4000 "GET / HTTP/1.1" ')
+def test_a_request_without_a_response_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    request = h11.Request(method="GET", target="/", headers=[("host", "a")])
+    log_request(PEER, request, status=None, body_sent=0, seconds=0.5)
+    assert access_lines(caplog) == ['192.0.2.1:4000 "GET / HTTP/1.1" no response 0 bytes in 500.0 ms']
 
 
 async def test_a_request_that_is_none_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
