@@ -182,11 +182,11 @@ def strict() -> Iterator[ServerProcess]:
     """A server whose every limit is soon reached."""
     options = {
         "--max-head-size": "1000",
-        "--handshake-timeout": "0.2",
+        "--handshake-timeout": "0.5",
         "--keep-alive-timeout": "0.1",
         "--ws-max-message-size": "10",
         "--ws-ping-interval": "0.1",
-        "--ws-ping-timeout": "0.1",
+        "--ws-ping-timeout": "0.5",
         "--write-timeout": "0.2",
     }
     arguments = [argument for option in options.items() for argument in option]
