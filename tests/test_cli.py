@@ -28,6 +28,9 @@ async def fails_to_start(scope, receive, send):
     await receive()
     await send({"type": "lifespan.startup.failed", "message": "the database is down"})
 
+async def exits(scope, receive, send):
+    raise SystemExit("no settings")
+
 async def has_no_lifespan(scope, receive, send):
     pass
 
@@ -334,6 +337,13 @@ def test_a_startup_that_fails_ends_with_3_and_the_applications_message(run: Any)
 def test_an_application_that_must_have_a_lifespan_and_has_none_ends_with_3(run: Any) -> None:
     assert refusal(run, "--port", "0", "--lifespan", "on", "apps:has_no_lifespan", status=3) == (
         "the application's startup failed: the application returned before it answered lifespan.startup"
+    )
+
+
+def test_an_application_that_exits_in_its_startup_ends_with_3(run: Any) -> None:
+    assert refusal(run, "--port", "0", "apps:exits", status=3) == (
+        "the application's startup failed: the application raised SystemExit('no settings') before it answered "
+        "lifespan.startup"
     )
 
 

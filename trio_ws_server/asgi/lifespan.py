@@ -105,15 +105,15 @@ class _Lifespan:
         }
         try:
             await self._app(scope, self._receive, self._send)
-        except Exception as exc:
+        except (Exception, SystemExit) as exc:
             self._ended(exc)
         else:
             self._ended(None)
 
-    def _ended(self, exc: Exception | None) -> None:
+    def _ended(self, exc: Exception | SystemExit | None) -> None:
         how = "returned" if exc is None else f"raised {exc!r}"
         match self._phase:
-            case _Phase.STARTING if self._mode == "on":
+            case _Phase.STARTING if self._mode == "on" or isinstance(exc, SystemExit):
                 self._failure = f"the application {how} before it answered lifespan.startup"
                 logger.error("Lifespan: %s", self._failure, exc_info=exc)
             case _Phase.STARTING:
