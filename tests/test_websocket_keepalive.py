@@ -272,3 +272,20 @@ async def test_a_ping_that_is_cancelled_anywhere_harms_nothing() -> None:
         if not cancelled:
             break
     assert steps > 1
+
+
+@pytest.mark.parametrize("attempt", range(16))
+async def test_a_close_just_when_a_ping_is_due_is_only_a_close(
+    attempt: int, autojump_clock: MockClock
+) -> None:
+    # Tasks that are due at the same time run in any order, hence the attempts.
+    async with opened(ping_interval=20) as (websocket, peer), trio.open_nursery() as nursery:
+
+        async def close() -> None:
+            await trio.sleep_until(20)
+            websocket.start_closing(Close(1000))
+
+        nursery.start_soon(close)
+        while isinstance(event := await peer.receive(), Ping):
+            pass
+        assert close_in(event) == Close(1000)
