@@ -11,6 +11,7 @@ from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
 import h11
+import pytest
 import trio
 import trio.testing
 from wsproto import WSConnection
@@ -25,8 +26,6 @@ from trio_ws_server.peer import Peer
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-
-    import pytest
 
     from trio_ws_server.application import Application
 
@@ -50,7 +49,9 @@ async def serving(
     application: Application, *, config: Config | None = None, peer: Peer = PEER, lockstep: bool = False
 ) -> AsyncGenerator[Client, None]:
     """
-    Serve one connection; yield the client's end of it. The connection must end by itself in good time.
+    Serve one connection; yield the client's end of it.
+
+    The connection must end by itself in good time, and close its stream.
 
     With ``lockstep``, no byte is under way: who sends waits until the other has taken all of it.
     """
@@ -61,6 +62,8 @@ async def serving(
         nursery.start_soon(connection.run)
         yield Client(ours, connection)
         await ours.aclose()
+    with pytest.raises(trio.ClosedResourceError):
+        await theirs.receive_some()
 
 
 def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:

@@ -76,7 +76,7 @@ class HttpConnection:
         because the response is complete.
         """
         await pace()
-        if self._exchange.continue_expected:
+        if self._body_held_back:
             self.transport.write(self._exchange.continue_())
         return await self._next_body(lambda: self._eof or self._exchange.response_complete)
 
@@ -117,7 +117,8 @@ class HttpConnection:
         Raises ``ValueError`` for what cannot be sent, `ClientDisconnected` if the client is gone.
         """
         self._check_connected()
-        self._exchange.must_close |= close or self._draining
+        # RFC 9110 section 10.1.1: a client that is not told to send its body cannot go on to another request.
+        self._exchange.must_close |= close or self._draining or self._body_held_back
         self.transport.write(self._exchange.respond(status, self.with_default_headers(headers)))
         self.status = status
 
@@ -125,11 +126,13 @@ class HttpConnection:
         """
         Send a piece of the response's body; without ``more`` to come, the last one.
 
-        Waits while more than ``write_high_water`` bytes wait to be taken by the client. Raises ``ValueError``
-        where the head allows no such body, `ClientDisconnected` if the client is gone. Cancelling it leaves
-        either nothing or the whole piece to be sent.
+        Waits, before and after, while more than ``write_high_water`` bytes wait to be taken by the client. Raises
+        ``ValueError`` where the head allows no such body, `ClientDisconnected` if the client is gone. Cancelling
+        it leaves either nothing or the whole piece to be sent.
         """
         await pace()
+        # Before as well as after: one piece each of many who gave up on waiting would be too much.
+        await self.transport.drain()
         self._check_connected()
         wire = self._exchange.send_body(data) if data else b""
         if wire:
@@ -140,9 +143,8 @@ class HttpConnection:
             self.transport.write(wire)
         if not more:
             self._changes.announce()
-        if self.transport.congested:
-            await self.transport.drain()
-            self._check_connected()
+        await self.transport.drain()
+        self._check_connected()
 
     async def respond(
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, close: bool = False
@@ -215,6 +217,11 @@ class HttpConnection:
             raise ClientDisconnected("the client has disconnected")
 
     @property
+    def _body_held_back(self) -> bool:
+        """Whether the client waits to be told before it sends the request's body."""
+        return self._exchange.continue_expected and not self._exchange.unread
+
+    @property
     def _unread_full(self) -> bool:
         return self._exchange.unread > max(UNREAD_LIMIT, self._config.max_head_size)
 
@@ -266,7 +273,7 @@ class HttpConnection:
 
     async def _next_exchange(self) -> bool:
         """Read what is left of the request, and get ready for the next one, if there can be one."""
-        if not self._exchange.response_complete or self._draining:
+        if not self._exchange.keep_alive or self._draining:
             return False
         with trio.move_on_after(self._config.keep_alive_timeout):
             await self._skip_body()
@@ -281,7 +288,7 @@ class HttpConnection:
     async def _skip_body(self) -> None:
         skipped = 0
         try:
-            while not self._exchange.continue_expected and skipped < DRAINED_BODY:
+            while skipped < DRAINED_BODY:
                 await pace()
                 piece = await self._next_body(lambda: self._eof)
                 if not piece:

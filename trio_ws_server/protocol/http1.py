@@ -152,9 +152,14 @@ class Exchange:
         return self._h11.our_state in (h11.DONE, h11.MUST_CLOSE)
 
     @property
+    def keep_alive(self) -> bool:
+        """Whether the response is complete and not the last on the connection (RFC 9112 section 9.3)."""
+        return self._h11.our_state is h11.DONE
+
+    @property
     def reusable(self) -> bool:
-        """Whether the connection can take another exchange (RFC 9112 section 9.3)."""
-        return self.body_complete and self._h11.our_state is h11.DONE and self._h11.their_state is h11.DONE
+        """Whether the connection can take another exchange: `keep_alive`, and the whole request has been read."""
+        return self.keep_alive and self.body_complete and self._h11.their_state is h11.DONE
 
     def continue_(self) -> bytes:
         """Return the bytes of ``100 Continue``."""
