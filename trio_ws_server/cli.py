@@ -276,8 +276,9 @@ def command(ctx: click.Context, /, **values: Any) -> None:
         raise click.ClickException(str(exc)) from exc
     except LifespanError as exc:
         raise _StartupFailed(f"the application's startup failed: {exc}") from exc
-    # What is left is the interpreter's own end, which waits for threads that the application left running.
-    exit_after(CANCELLATION_GRACE)
+    # What is left is the interpreter's own end, with what the application has for atexit and the threads that it
+    # left running.
+    exit_after(values["graceful_timeout"] + CANCELLATION_GRACE)
 
 
 def _check_address(ctx: click.Context) -> None:

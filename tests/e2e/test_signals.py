@@ -161,7 +161,7 @@ OBSTINATE = {
     "blocks": ("1000", TWO, 1),
     "spins": ("1000", TWO, 1),
     "blocks_while_starting": ("1000", TWO, 1),
-    "leaves_a_thread": ("1000", ONE, 1),
+    "leaves_a_thread": ("0", ONE, 1),
 }
 
 
