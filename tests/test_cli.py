@@ -236,7 +236,7 @@ def refusal(run: Any, *arguments: str, status: int = 2) -> str:
         ("--app-dir nowhere", "Invalid value for '--app-dir': Directory 'nowhere' does not exist"),
         ("--app-dir notes.txt", "Invalid value for '--app-dir': Directory 'notes.txt' is a file"),
         ("--prot 8000", "No such option"),
-        ("--write-high-water 1", "write_low_water (16384) must not be above write_high_water (1)"),
+        ("--write-high-water 1", "write_low_water (--write-low-water) must not be above"),
     ],
 )
 def test_a_bad_value_is_an_error_that_names_the_option(run: Any, arguments: str, message: str) -> None:

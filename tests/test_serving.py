@@ -165,6 +165,7 @@ async def test_an_unknown_option_is_an_error_that_names_the_known_ones() -> None
         ({"ping_interval": -1}, "ping_interval must be a number of seconds above 0, not -1"),
         ({"uds": "socket", "fd": 3}, "--uds and --fd cannot go together"),
         ({"uds_mode": 0o600}, "--uds-mode given without --uds"),
+        ({"host": []}, "no host given to listen on"),
     ],
 )
 async def test_a_setting_that_cannot_be_is_an_error(options: dict[str, Any], message: str) -> None:

@@ -130,7 +130,7 @@ def _checked(setting: Any) -> Callable[[click.Context, click.Parameter, Any], An
     check = setting.metadata["check"]
 
     def callback(ctx: click.Context, param: click.Parameter, value: Any) -> Any:
-        if value == 0 and "None" in setting.type:
+        if value == 0 and setting.metadata["zero_is_none"]:
             return None
         try:
             check(value)

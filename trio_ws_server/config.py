@@ -73,9 +73,16 @@ def _setting(default: Any, group: str, option: str, check: Callable[[object], No
     """
     Declare a setting: its default; its group and name on the command line; what its value must be; its meaning.
 
-    The check raises ``ValueError``.
+    The check raises ``ValueError``. What None turns off, 0 does on the command line.
     """
-    return field(default=default, metadata={"group": group, "option": option, "check": check, "help": help_})
+    metadata = {
+        "group": group,
+        "option": option,
+        "check": check,
+        "help": help_,
+        "zero_is_none": check is _seconds_or_none,
+    }
+    return field(default=default, metadata=metadata)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -198,8 +205,8 @@ class Config:
                 raise ConfigError(f"{setting.name} {exc}") from None
         if self.write_low_water > self.write_high_water:
             raise ConfigError(
-                f"write_low_water ({self.write_low_water}) must not be above "
-                f"write_high_water ({self.write_high_water})"
+                f"write_low_water (--write-low-water) must not be above write_high_water (--write-high-water): "
+                f"{self.write_low_water} is above {self.write_high_water}"
             )
 
 

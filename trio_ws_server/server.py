@@ -10,7 +10,7 @@ import trio
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.connection import Connection
 from trio_ws_server.listeners import peer_address
-from trio_ws_server.logs import logger
+from trio_ws_server.logs import access_logger, logger
 from trio_ws_server.peer import Peer
 from trio_ws_server.transport import TLSStream
 
@@ -118,6 +118,7 @@ class Server:
     ) -> None:
         """Serve one connection; nothing that goes wrong on it comes out, but cancellation."""
         peer = Peer(peer_address(stream), listener.server_address(stream))
+        access_logger.debug("%s connected", peer)
         try:
             if self._tls is None:
                 await self._run(Connection(stream, peer, application, self._config))
@@ -134,6 +135,7 @@ class Server:
         except* Exception as group:
             logger.error("%s: internal error, connection dropped", peer, exc_info=group)
         finally:
+            access_logger.debug("%s disconnected", peer)
             await trio.aclose_forcefully(stream)
 
     async def _run(self, connection: Connection) -> None:

@@ -131,6 +131,9 @@ class _Plan:
             raise ConfigError("--uds and --fd cannot go together: choose one place to listen at")
         if options.get("uds") is None and options.get("uds_mode") is not None:
             raise ConfigError("--uds-mode given without --uds: it is for the Unix socket that --uds makes")
+        hosts = [host] if isinstance(host, str) else list(host)
+        if not hosts and options.get("uds") is None and options.get("fd") is None:
+            raise ConfigError("no host given to listen on: name one or more addresses, such as 127.0.0.1")
         others = {name: value for name, value in settings.items() if name not in names}
         if isinstance(tls := others.get("tls"), ssl.SSLContext):
             others["tls"] = ServerTLS.of(tls)
@@ -138,7 +141,7 @@ class _Plan:
             others["native"] = is_native(app_or_handler)
         return cls(
             app_or_handler=app_or_handler,
-            hosts=[host] if isinstance(host, str) else host,
+            hosts=hosts,
             port=port,
             config=Config(**{name: value for name, value in settings.items() if name in names}),
             **others,
