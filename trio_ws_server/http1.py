@@ -11,7 +11,7 @@ import trio
 
 from trio_ws_server.errors import ClientDisconnected
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
-from trio_ws_server.scheduling import Changes, pace
+from trio_ws_server.scheduling import Changes, give_way, pace
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -75,14 +75,14 @@ class HttpConnection:
         Raises `ClientDisconnected` if the client goes before the end of the body, or need not send it any more
         because the response is complete.
         """
-        await pace()
+        await give_way()
         if self._body_held_back:
             self.transport.write(self._exchange.continue_())
         return await self._next_body(lambda: self._eof or self._exchange.response_complete)
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
         """Wait until the client has ended its side or is gone, or the condition, about this object, is true."""
-        await pace()
+        await give_way()
         await self._changes.until(lambda: self._eof or condition())
 
     @property
