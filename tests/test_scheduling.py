@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import pytest
 import trio
 from trio.testing import assert_no_checkpoints, wait_all_tasks_blocked
 
-from trio_ws_server.scheduling import Changes, pace, serving_nursery
+from trio_ws_server.scheduling import Changes, give_way, pace, serving_nursery
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
 
 
 async def fail(error: Exception) -> None:
@@ -79,7 +84,16 @@ async def test_every_call_checks_for_cancellation() -> None:
         assert scope.cancelled_caught
 
 
-async def test_a_task_that_never_waits_yields_once_in_32_calls() -> None:
+async def test_who_is_given_what_is_there_even_if_cancelled_is_not_interrupted() -> None:
+    with trio.CancelScope() as scope:
+        scope.cancel()
+        for _ in range(64):
+            await give_way()
+    assert not scope.cancelled_caught
+
+
+@pytest.mark.parametrize("call", [pace, give_way])
+async def test_a_task_that_never_waits_yields_once_in_32_calls(call: Callable[[], Awaitable[None]]) -> None:
     turns_of_another = 0
 
     async def count_turns() -> None:
@@ -92,7 +106,7 @@ async def test_a_task_that_never_waits_yields_once_in_32_calls() -> None:
         nursery.start_soon(count_turns)
         for turns in range(1, 10):
             for _ in range(32):
-                await pace()
+                await call()
             assert turns_of_another in (turns, turns - 1)
         nursery.cancel_scope.cancel()
 
