@@ -237,9 +237,10 @@ class ClientHandshake:
                     return Accepted(subprotocol, list(headers), b"")
                 case RejectConnection(status_code=status, headers=headers):
                     self._rejection = Rejected(status, list(headers), b"")
-                case RejectData(data=body):
+                case _:
+                    assert isinstance(event, RejectData)
                     assert self._rejection is not None
-                    self._rejection = self._rejection._replace(body=self._rejection.body + body)
+                    self._rejection = self._rejection._replace(body=self._rejection.body + event.data)
         if self._rejection is None:
             raise HandshakeError(
                 f"the server's response to the opening handshake is invalid: {error}"

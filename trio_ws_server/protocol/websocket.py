@@ -91,7 +91,8 @@ class WebSocketProtocol:
         self.close_received: Close | None = None
         self.close_sent: Close | None = None
         self._max_message_size = max_message_size
-        extensions: list[Extension] = [_SizeLimit(max_message_size)]
+        self._bad_gateway = _BadGateway()
+        extensions: list[Extension] = [_SizeLimit(max_message_size), self._bad_gateway]
         if deflate is not None:
             extensions.append(deflate)
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
@@ -123,8 +124,9 @@ class WebSocketProtocol:
                         received.append(Ping(bytes(payload)))
                 case ws.Pong(payload=payload):
                     received.append(Pong(bytes(payload)))
-                case ws.CloseConnection(code=code, reason=reason):
-                    self._close_received_or_failed(code, reason or "")
+                case _:
+                    assert isinstance(event, ws.CloseConnection)
+                    self._close_received_or_failed(event.code, event.reason or "")
         return received
 
     def receive_eof(self) -> None:
@@ -137,6 +139,7 @@ class WebSocketProtocol:
                 reason = f"message is larger than {self._max_message_size} bytes"
             self.fail(code, reason, Ending.PROTOCOL_ERROR)
             return
+        code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else code
         self.close_received = Close(int(code), reason)
         if self.state is State.OPEN:
             # RFC 6455 section 5.5.1: answer with the status code received.
@@ -245,12 +248,22 @@ class WebSocketProtocol:
         return ConnectionClosedError(self.close_received, self.close_sent)
 
 
-class _SizeLimit(Extension):
+class _FrameHook(Extension):
+    """Sees each frame that arrives before wsproto does. No extension of the wire: nothing is negotiated."""
+
+    def enabled(self) -> bool:
+        return True
+
+    def offer(self) -> bool:
+        raise NotImplementedError
+
+
+class _SizeLimit(_FrameHook):
     """
     Refuses a frame by its header where it would make a message larger than the limit.
 
-    Not an extension of the wire: it asks for no bits and changes no frame. wsproto calls `frame_inbound_header`
-    again for the same frame when it lacks the masking key, so a frame is only counted when it is complete.
+    wsproto calls `frame_inbound_header` again for the same frame when it lacks the masking key, so a frame is
+    only counted when it is complete.
     """
 
     name = "trio-ws-server-size-limit"
@@ -260,12 +273,6 @@ class _SizeLimit(Extension):
         self._before = 0
         self._frame = 0
         self._is_control = False
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        return False
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
@@ -279,3 +286,32 @@ class _SizeLimit(Extension):
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
         if not self._is_control:
             self._before = 0 if fin else self._before + self._frame
+
+
+class _BadGateway(_FrameHook):
+    """
+    Lets close code 1014 pass, which is registered with IANA (bad gateway) but reserved for wsproto.
+
+    wsproto is shown its neighbour 1013 instead, which is as good a code; `seen` tells the two apart.
+    """
+
+    name = "trio-ws-server-bad-gateway"
+    _CODE = CloseCode.BAD_GATEWAY.to_bytes(2, "big")
+    _SHOWN = CloseCode.TRY_AGAIN_LATER.to_bytes(2, "big")
+
+    def __init__(self) -> None:
+        self.seen = False
+        self._is_close = False
+
+    def frame_inbound_header(
+        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
+    ) -> CloseReason | RsvBits:
+        self._is_close = opcode is Opcode.CLOSE
+        return RsvBits(False, False, False)
+
+    def frame_inbound_payload_data(
+        self, proto: FrameDecoder | FrameProtocol, data: bytes
+    ) -> bytes | CloseReason:
+        # The payload of a control frame comes in one piece.
+        self.seen = self._is_close and data.startswith(self._CODE)
+        return self._SHOWN + data[2:] if self.seen else data
