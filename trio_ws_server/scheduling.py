@@ -58,13 +58,13 @@ async def pace() -> None:
 
 async def give_way() -> None:
     """
-    Yield at every 32nd call, and otherwise do nothing; never raise ``Cancelled``.
+    Yield at every 32nd call, which can raise ``Cancelled``, and otherwise do nothing, cancelled or not.
 
     For a function that returns what is there already even to a caller that is cancelled: Starlette and FastAPI
     ask whether a client has left by calling ``receive()`` in a cancelled scope.
     """
     if not next(_calls) % CALLS_BETWEEN_YIELDS:
-        await trio.lowlevel.cancel_shielded_checkpoint()
+        await trio.lowlevel.checkpoint()
 
 
 @asynccontextmanager
