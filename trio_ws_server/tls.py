@@ -76,6 +76,9 @@ def server_tls(
     context.minimum_version = ssl.TLSVersion.TLSv1_2
     # A client that renegotiates makes us do its handshakes over and over, and TLS 1.3 has no such thing.
     context.options |= ssl.OP_NO_RENEGOTIATION
+    # Debian's Python has it on, whereby a connection that is cut looks as if the peer had ended it (RFC 8446
+    # section 6.1).
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.set_alpn_protocols(["http/1.1"])
     if ciphers is not None:
         _set_ciphers(context, ciphers)
