@@ -23,8 +23,16 @@ class WebSocketDisconnect(Exception):
     """As Starlette and Litestar have it."""
 
 
+class WebSocketDisconnected(RuntimeError):
+    """As Starlette has it."""
+
+
 class ClientDisconnect(Exception):
     """As Starlette has it."""
+
+
+class ClientDisconnectedError(Exception):
+    """As Quart has it."""
 
 
 LEAVINGS = [
@@ -32,7 +40,9 @@ LEAVINGS = [
     ConnectionClosedOK(Close(1000), Close(1000)),
     ConnectionClosedError(None, None),
     WebSocketDisconnect(1001),
+    WebSocketDisconnected("once a close message has been sent"),
     ClientDisconnect(),
+    ClientDisconnectedError(),
     ExceptionGroup("two tasks", [WebSocketDisconnect(1001), ExceptionGroup("", [ClientDisconnect()])]),
 ]
 

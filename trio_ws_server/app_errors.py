@@ -11,8 +11,15 @@ from trio_ws_server.logs import logger
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-_FRAMEWORK_DISCONNECTS = frozenset({"ClientDisconnect", "WebSocketDisconnect"})
-"""What Starlette, FastAPI and Litestar raise in place of our exceptions and events."""
+_FRAMEWORK_DISCONNECTS = frozenset(
+    {
+        "ClientDisconnect",  # Starlette, FastAPI
+        "ClientDisconnectedError",  # Quart
+        "WebSocketDisconnect",  # Starlette, FastAPI, Litestar
+        "WebSocketDisconnected",  # Starlette, FastAPI: at a second attempt
+    }
+)
+"""What frameworks raise in place of our exceptions and events."""
 
 _ASYNCIO_SIGNS = (
     "no running event loop",
