@@ -67,9 +67,10 @@ async def serving(
 
 
 def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:
-    """Return what was logged as an error or worse, with the tracebacks."""
+    """Return what the server logged as an error or worse, with the tracebacks."""
     formatter = logging.Formatter("%(message)s")
-    return [formatter.format(record) for record in caplog.records if record.levelno >= logging.ERROR]
+    ours = [record for record in caplog.records if record.name.startswith("trio_ws_server")]
+    return [formatter.format(record) for record in ours if record.levelno >= logging.ERROR]
 
 
 class Client:
