@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
 from typing import TYPE_CHECKING, NamedTuple, overload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Iterator
 
 TOKEN = re.compile(rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
 """What a field's name is, and much else (RFC 9110 section 5.6.2)."""
@@ -28,13 +27,15 @@ RESERVED_FIELDS = frozenset(
 """Fields by which the two ends of a connection agree: in an opening handshake nobody else may set them."""
 
 
-class Headers(Sequence[tuple[str, str]]):
+class Headers:
     """
     Header fields in the order in which they came, their names in lower case, duplicates kept.
 
     ``headers[name]`` and ``name in headers`` look a field up by its name in any case; values are decoded as
-    Latin-1, so that every byte can be told.
+    Latin-1, so that every byte can be told. Otherwise they are a sequence of (name, value) pairs.
     """
+
+    # Not a typing.Sequence by name: type checkers would then take every ``name in headers`` for a mistake.
 
     __slots__ = ("_fields",)
 
@@ -66,6 +67,9 @@ class Headers(Sequence[tuple[str, str]]):
         if value is None:
             raise KeyError(key)
         return value
+
+    def __iter__(self) -> Iterator[tuple[str, str]]:
+        return iter(self._fields)
 
     def __len__(self) -> int:
         return len(self._fields)

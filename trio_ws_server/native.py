@@ -62,7 +62,8 @@ def is_native(app_or_handler: Callable[..., Any]) -> bool:
     An ASGI 3 application takes three arguments. An ASGI 2 application takes one, as some handlers do, but is a
     class or a plain function, where a handler is a coroutine function.
     """
-    return not takes(app_or_handler, 3) and not is_double_callable(app_or_handler)
+    is_asgi2 = takes(app_or_handler, 1) and is_double_callable(app_or_handler)
+    return not takes(app_or_handler, 3) and not is_asgi2
 
 
 def takes(function: Callable[..., Any], count: int) -> bool:
