@@ -35,7 +35,8 @@ class NativeApplication:
         self._takes_path = takes(handler, 2)
         if not self._takes_path and not takes(handler, 1):
             raise TypeError(
-                f"a handler takes (websocket, path) or (websocket); {handler!r} takes {inspect.signature(handler)}"
+                f"a handler takes (websocket, path) or (websocket); {handler!r} takes "
+                f"{_signature(handler) or 'what Python cannot tell'}"
             )
 
     async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
@@ -68,12 +69,19 @@ def is_native(app_or_handler: Callable[..., Any]) -> bool:
 
 def takes(function: Callable[..., Any], count: int) -> bool:
     """Whether the function can be called with so many arguments; False as well if its signature is not known."""
-    try:
-        signature = inspect.signature(function)
-    except ValueError:
+    signature = _signature(function)
+    if signature is None:
         return False
     try:
         signature.bind(*range(count))
     except TypeError:
         return False
     return True
+
+
+def _signature(function: Callable[..., Any]) -> inspect.Signature | None:
+    """Return the function's signature, None for one written in C that does not tell."""
+    try:
+        return inspect.signature(function)
+    except ValueError:
+        return None
