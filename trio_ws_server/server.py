@@ -66,8 +66,11 @@ class Server:
         Stop accepting, let running requests finish, close WebSocket connections, and return from `serve`.
 
         ``close`` is the code and reason that WebSocket peers get. What is still there after ``graceful_timeout``
-        seconds is cancelled; an application's lifespan has `LIFESPAN_GRACE` seconds more.
+        seconds is cancelled; an application's lifespan has `LIFESPAN_GRACE` seconds more. Without effect where it
+        has been called before.
         """
+        if self._shutdown_requested.is_set():
+            return
         self._close = close
         deadline = trio.current_time() + self._config.graceful_timeout
         self._connections_scope.deadline = deadline

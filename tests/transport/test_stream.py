@@ -414,6 +414,20 @@ async def test_an_error_that_no_stream_should_raise_comes_out_and_closes_it() ->
         await ours.receive_some()
 
 
+async def test_such_an_error_comes_out_of_a_body_that_ends_with_the_connection_too() -> None:
+    ours, theirs = memory_stream_pair()
+
+    async def break_() -> None:
+        raise KeyError("a bug")
+
+    ours.receive_stream.receive_some_hook = break_
+    with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
+        async with recorded(ours) as (_, recorder):
+            while not recorder.events:
+                await trio.lowlevel.checkpoint()
+    await theirs.aclose()
+
+
 async def test_an_error_out_of_the_receiver_comes_out_and_closes_the_stream() -> None:
     ours, theirs = memory_stream_pair()
     with pytest.RaisesGroup(KeyError, flatten_subgroups=True):

@@ -119,7 +119,9 @@ class StreamTransport(Transport):
             try:
                 self.abort()
             finally:
-                await trio.aclose_forcefully(self._stream)
+                # Shielded, so that a Cancelled does not take the place of the error that this may be ending with.
+                with trio.CancelScope(shield=True):
+                    await trio.aclose_forcefully(self._stream)
 
     async def _read_loop(self) -> None:
         """Hand what arrives to the receiver, until the peer ends its side."""
