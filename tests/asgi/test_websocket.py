@@ -807,6 +807,28 @@ async def test_an_event_after_the_applications_own_end_raises_and_nothing_is_sen
     assert logged_errors(caplog) == []
 
 
+async def test_a_cancelled_receive_loses_no_event() -> None:
+    events = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(accept())
+        await trio.testing.wait_all_tasks_blocked()
+        for _ in range(3):
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                await receive()
+            events.append(await receive())
+
+    async with serving(asgi(app)) as client:
+        await client.send(HANDSHAKE + b"\x81\x85\0\0\0\0Hello\x88\x80\0\0\0\0")
+        await client.receive_all()
+    assert events == [
+        CONNECT,
+        {"type": "websocket.receive", "text": "Hello", "bytes": None},
+        disconnect(1005),
+    ]
+
+
 async def test_a_cancelled_accept_sends_nothing() -> None:
     async def app(scope: Any, receive: Any, send: Any) -> None:
         with trio.CancelScope() as scope:
