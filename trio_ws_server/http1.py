@@ -81,7 +81,7 @@ class HttpConnection:
         return await self._next_body(lambda: self._eof or self._exchange.response_complete)
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
-        """Wait until the client has ended, as `client_ended` has it, or the condition, about this object, is true."""
+        """Wait until `client_ended` or the condition, which is about this object, is true."""
         await give_way()
         await self._changes.until(lambda: self.client_ended or condition())
 
