@@ -471,6 +471,25 @@ async def test_a_server_that_shuts_down_closes_and_tells_the_application_its_own
     assert events == [CONNECT, disconnect(1012, "restarting")]
 
 
+async def test_a_handshake_accepted_while_the_server_shuts_down_is_closed_at_once() -> None:
+    events: list[Any] = []
+    go_on = trio.Event()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await go_on.wait()
+        await recording(events, accept())(scope, receive, send)
+
+    async with serving(asgi(app)) as client:
+        await client.send(HANDSHAKE)
+        await trio.testing.wait_all_tasks_blocked()
+        assert client.connection is not None
+        client.connection.begin_drain(Close(1012))
+        go_on.set()
+        assert (await client.receive_until(b"\r\n\r\n")).startswith(b"HTTP/1.1 101 ")
+        await trio.testing.wait_all_tasks_blocked()
+    assert events == [CONNECT, disconnect(1012)]
+
+
 @pytest.mark.parametrize("ask", ["receive", "send"])
 async def test_a_busy_loop_on_a_closed_connection_gives_way_to_others(ask: str) -> None:
     caught = []
