@@ -21,6 +21,9 @@ if TYPE_CHECKING:
 SEND_SIZE = 64 * 1024
 """The write timeout runs for each piece of this size, a stream not telling how far a ``send_all`` has come."""
 
+FORCED_CLOSE_TIMEOUT = 1.0
+"""Seconds for a stream to close without waiting for anything, which takes none: a bound for strange streams."""
+
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
 
 
@@ -120,7 +123,7 @@ class StreamTransport(Transport):
                 self.abort()
             finally:
                 # Shielded, so that a Cancelled does not take the place of the error that this may be ending with.
-                with trio.CancelScope(shield=True):
+                with trio.move_on_after(FORCED_CLOSE_TIMEOUT, shield=True):
                     await trio.aclose_forcefully(self._stream)
 
     async def _read_loop(self) -> None:
