@@ -276,6 +276,7 @@ def tls(authority: trustme.CA, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def trusting(authority: trustme.CA) -> ssl.SSLContext:
     """A client's context that trusts the server."""
     context = ssl.create_default_context()
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     authority.configure_trust(context)
     return context
 

@@ -23,6 +23,8 @@ T = TypeVar("T")
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CA.issue_cert("server.test").configure_cert(SERVER_CONTEXT)
+# On in Debian's Python, where it makes a connection that is cut look like one that is ended.
+SERVER_CONTEXT.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
 
 versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
 
@@ -30,6 +32,7 @@ versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVe
 def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
     context = ssl.create_default_context()
     CA.configure_trust(context)
+    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.maximum_version = version
     return context
 
