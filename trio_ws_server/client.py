@@ -105,6 +105,8 @@ class _Location(NamedTuple):
             raise InvalidURI(f"{uri!r} is not a WebSocket URI: it must start with ws:// or wss://")
         if not parts.hostname:
             raise InvalidURI(f"{uri!r} names no host")
+        if port == 0:
+            raise InvalidURI(f"{uri!r} has port 0, which nobody can listen on")
         if parts.fragment or uri.endswith("#"):
             raise InvalidURI(f"{uri!r} has a fragment, which a WebSocket URI has not (RFC 6455 section 3)")
         if parts.username is not None:
