@@ -7,9 +7,10 @@ import logging
 from typing import TYPE_CHECKING
 
 import pytest
+import trio
 
 from tests.helpers import logged_errors
-from trio_ws_server.app_errors import explain_if_asyncio, report
+from trio_ws_server.app_errors import explain_if_asyncio, report, split
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosedError, ConnectionClosedOK
 
@@ -186,3 +187,30 @@ def test_an_exception_that_cannot_be_written_is_reported_like_any_other(
     assert report(Unspeakable(), "192.0.2.1:1 GET /", client_gone=False)
     [error] = logged_errors(caplog)
     assert "Unspeakable" in error
+
+
+async def test_only_cancellation_passes_through_a_group_that_holds_a_failure_too() -> None:
+    raised: BaseException | None = None
+    with trio.CancelScope() as scope:
+        try:
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(trio.sleep_forever)
+                scope.cancel()
+                raise asyncio.CancelledError
+        except BaseExceptionGroup as group:
+            raised, passed = split(group)
+            assert passed is not None
+            raise passed from None
+    assert scope.cancelled_caught
+    assert isinstance(raised, BaseExceptionGroup)
+    assert [type(exception) for exception in raised.exceptions] == [asyncio.CancelledError]
+
+
+def test_ctrl_c_passes() -> None:
+    interrupt = KeyboardInterrupt()
+    assert split(interrupt) == (None, interrupt)
+
+
+@pytest.mark.parametrize("own", [ValueError(), SystemExit(1), asyncio.CancelledError()])
+def test_everything_else_is_the_applications_own(own: BaseException) -> None:
+    assert split(own) == (own, None)

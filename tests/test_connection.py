@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from typing import TYPE_CHECKING, Any
 
@@ -81,7 +82,13 @@ async def closed_with(client: Client) -> Close:
 
 
 @pytest.mark.parametrize(
-    "failure", [ValueError("a failure"), ExceptionGroup("failures", [ValueError("a failure")]), SystemExit(3)]
+    "failure",
+    [
+        ValueError("a failure"),
+        ExceptionGroup("failures", [ValueError("a failure")]),
+        SystemExit(3),
+        asyncio.CancelledError(),
+    ],
 )
 async def test_a_failing_handler_closes_with_1011_and_is_logged_once(
     failure: BaseException, caplog: pytest.LogCaptureFixture
@@ -98,7 +105,7 @@ async def test_a_failing_handler_closes_with_1011_and_is_logged_once(
     assert "in fail" in error
 
 
-@pytest.mark.parametrize("failure", [ValueError("a failure"), SystemExit(3)])
+@pytest.mark.parametrize("failure", [ValueError("a failure"), SystemExit(3), asyncio.CancelledError()])
 async def test_a_request_that_fails_before_its_response_is_answered_500(
     failure: BaseException, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import traceback
 from typing import TYPE_CHECKING
 
+import trio
+
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed
 from trio_ws_server.logs import logger
 
@@ -29,6 +31,19 @@ _ASYNCIO_SIGNS = (
     "asyncio library",
 )
 """In the messages of what asyncio raises without its loop, and of what Trio raises when given a Future."""
+
+
+def split(raised: BaseException) -> tuple[BaseException | None, BaseException | None]:
+    """
+    Split what came out of an application into what it raised and what only passed through it.
+
+    Only cancellation and Ctrl-C pass: whatever else an application raises ends its connection alone.
+    """
+    passing = (trio.Cancelled, KeyboardInterrupt)
+    if isinstance(raised, BaseExceptionGroup):
+        passed, own = raised.split(passing)
+        return own, passed
+    return (None, raised) if isinstance(raised, passing) else (raised, None)
 
 
 def report(exception: BaseException, request_line: str, *, client_gone: bool) -> bool:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_ws_server.app_errors import report
+from trio_ws_server.app_errors import report, split
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.http1 import HttpConnection
 from trio_ws_server.logs import access_logger, log_request, log_websocket_ended, logger
@@ -103,16 +103,15 @@ class Connection:
         self, call: Callable[[], Awaitable[None]], request: h11.Request, client_gone: Callable[[], bool]
     ) -> bool:
         """Run the application; return whether it failed."""
-        failed = False
         try:
             await call()
-        except* (Exception, SystemExit) as group:
-            # Only what the application raised itself: cancellation passes. The interpreter makes a group without
-            # a message of what was raised alone.
-            alone = not group.message and len(group.exceptions) == 1
-            cause = group.exceptions[0] if alone else group
-            failed = report(cause, self._line(request), client_gone=client_gone())
-        return failed
+        except BaseException as raised:
+            own, passed = split(raised)
+            failed = own is not None and report(own, self._line(request), client_gone=client_gone())
+            if passed is not None:
+                raise passed from None
+            return failed
+        return False
 
     async def _complete_response(self, http: HttpConnection, request: h11.Request, failed: bool) -> None:
         """

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import re
 from typing import TYPE_CHECKING, Any
@@ -347,6 +348,18 @@ async def test_returning_without_having_answered_shutdown_is_enough(caplog: pyte
     assert logged_errors(caplog) == []
 
 
+async def test_whatever_a_lifespan_raises_does_not_end_the_server(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        raise asyncio.CancelledError
+
+    async with run_lifespan(app, "auto"):
+        await trio.testing.wait_all_tasks_blocked()
+    [error] = logged_errors(caplog)
+    assert "Lifespan: the application raised CancelledError()" in error
+
+
 async def test_the_application_that_has_ended_gets_no_shutdown(caplog: pytest.LogCaptureFixture) -> None:
     caplog.set_level(logging.DEBUG)
     events = []
@@ -359,7 +372,7 @@ async def test_the_application_that_has_ended_gets_no_shutdown(caplog: pytest.Lo
         await trio.testing.wait_all_tasks_blocked()
     assert events == [STARTUP]
     [record] = caplog.records
-    assert record.levelno == logging.DEBUG
+    assert record.levelno == logging.INFO
     assert record.getMessage() == "Lifespan: not supported by the application, which raised Failure()"
 
 

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import trio
 
-from trio_ws_server.app_errors import explain_if_asyncio
+from trio_ws_server.app_errors import explain_if_asyncio, split
 from trio_ws_server.asgi.events import optional, type_of, unexpected
 from trio_ws_server.errors import InvalidEvent, LifespanError
 from trio_ws_server.scheduling import pace, serving_nursery
@@ -105,12 +105,16 @@ class _Lifespan:
         }
         try:
             await self._app(scope, self._receive, self._send)
-        except (Exception, SystemExit) as exc:
-            self._ended(exc)
+        except BaseException as raised:
+            own, passed = split(raised)
+            if own is not None:
+                self._ended(own)
+            if passed is not None:
+                raise passed from None
         else:
             self._ended(None)
 
-    def _ended(self, exc: Exception | SystemExit | None) -> None:
+    def _ended(self, exc: BaseException | None) -> None:
         how = "returned" if exc is None else f"raised {exc!r}"
         match self._phase:
             case _Phase.STARTING if self._mode == "on" or isinstance(exc, SystemExit):
@@ -118,7 +122,7 @@ class _Lifespan:
                 logger.error("Lifespan: %s", self._failure, exc_info=exc)
             case _Phase.STARTING:
                 self._phase = _Phase.UNSUPPORTED
-                logger.debug("Lifespan: not supported by the application, which %s", how, exc_info=exc)
+                logger.info("Lifespan: not supported by the application, which %s", how)
             case _Phase.FAILED:
                 pass  # It was said, and why; frameworks raise what they have reported.
             case _ if exc is not None:
