@@ -363,7 +363,7 @@ class WebSocket:
             if deadline <= trio.current_time():
                 return False
             with trio.move_on_at(deadline):
-                await self._changes.until(lambda: ping.answered_at is not None or self._reading_paused)
+                await self._changes.until(lambda: ping.answered_at is not None)
         return True
 
 

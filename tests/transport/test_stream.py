@@ -166,14 +166,14 @@ async def test_a_sender_waits_from_above_the_high_water_mark_down_to_the_low_one
         assert not it.congested()
         with assert_no_checkpoints():
             await it.transport.drain()
-        it.transport.write(bytes(1))
+        it.transport.write(bytes(128 * KIB))
         assert it.congested()
         nursery.start_soon(it.transport.drain)
-        await it.peer_reads(40 * KIB)
+        await it.peer_reads(128 * KIB)
         await wait_all_tasks_blocked()
         assert it.congested()
         assert nursery.child_tasks
-        await it.peer_reads(24 * KIB + 1)
+        await it.peer_reads(64 * KIB)
         await wait_all_tasks_blocked()
         assert not it.congested()
         assert not nursery.child_tasks

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import pytest
 import trio
 import trustme
-from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import OneWay, Recorder, read_all
 from trio_ws_server.config import Config
@@ -219,6 +219,20 @@ async def test_a_peer_that_keeps_sending_gets_the_last_words(
         assert trio.current_time() == 5
         assert recorder.events == ["lost"]
         assert recorder.data == b""
+
+
+async def test_a_peer_that_does_not_even_take_our_end_is_dropped(autojump_clock: MockClock) -> None:
+    ours, theirs = lockstep_stream_pair()
+    server = TLSStream(ours, SERVER_CONTEXT)
+    client = trio.SSLStream(theirs, client_context(), server_hostname="server.test")
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(server.do_handshake)
+        nursery.start_soon(client.do_handshake)
+    async with open_stream_transport(server, Config(write_timeout=30)) as transport:
+        transport.receiver = recorder = Recorder()
+        await transport.shutdown(5)
+        assert trio.current_time() == 30
+        assert recorder.events == ["lost"]
 
 
 async def test_a_client_that_hangs_up_without_close_notify_is_a_lost_connection() -> None:
