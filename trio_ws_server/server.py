@@ -77,7 +77,7 @@ class Server:
         self.scope.deadline = deadline + LIFESPAN_GRACE
         self._shutdown_requested.set()
         for connection in self._connections:
-            connection.begin_drain(close)
+            self._begin_drain(connection)
 
     def cancel(self) -> None:
         """Stop now: cancel everything."""
@@ -144,8 +144,15 @@ class Server:
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)
         if self._shutdown_requested.is_set():
-            connection.begin_drain(self._close)
+            self._begin_drain(connection)
         try:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    def _begin_drain(self, connection: Connection) -> None:
+        """Tell a connection of the shutdown; what goes wrong with it keeps no other from being told."""
+        try:
+            connection.begin_drain(self._close)
+        except Exception:
+            logger.exception("Internal error, a connection is left to the deadline")

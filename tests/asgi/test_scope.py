@@ -175,6 +175,11 @@ def test_a_target_in_absolute_form_is_told_as_its_path_and_query(target: bytes, 
     assert path_of(target) == path_of(origin_form)
 
 
+async def test_the_authority_of_a_target_in_absolute_form_takes_the_place_of_the_host_field() -> None:
+    scope = await scope_of(b"http://example.com:8080/a", headers=b"X: y\r\n")
+    assert dict(scope["headers"]) == {b"host": b"example.com:8080", b"x": b"y"}
+
+
 VISIBLE = st.characters(min_codepoint=0x21, max_codepoint=0x7E, exclude_characters="#")
 
 

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 VERSIONS: ASGIVersions = {"version": "3.0", "spec_version": "2.5"}
 
-_SCHEME_AND_AUTHORITY = re.compile(rb"\Ahttps?://[^/?]*", re.IGNORECASE)
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 
 def http_scope(
@@ -51,7 +51,8 @@ def websocket_scope(
 def _common(
     request: h11.Request, peer: Peer, scheme: str, root_path: str, state: dict[str, Any] | None
 ) -> dict[str, Any]:
-    raw_path, _, query_string = _origin_form(request.target).partition(b"?")
+    target, headers = _origin_form(request)
+    raw_path, _, query_string = target.partition(b"?")
     common: dict[str, Any] = {
         "asgi": dict(VERSIONS),
         # RFC 9110 section 2.5: what calls itself HTTP/1.2 is to be taken as the HTTP/1.1 that is known.
@@ -61,7 +62,7 @@ def _common(
         "raw_path": raw_path,
         "query_string": query_string,
         "root_path": root_path,
-        "headers": list(request.headers),
+        "headers": headers,
         "client": peer.client,
         "server": peer.server,
     }
@@ -70,10 +71,18 @@ def _common(
     return common
 
 
-def _origin_form(target: bytes) -> bytes:
-    """Return path and query of a request target that may be in absolute form (RFC 9112 section 3.2.2)."""
-    target = _SCHEME_AND_AUTHORITY.sub(b"", target)
-    return target if target.startswith((b"/", b"*")) else b"/" + target
+def _origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
+    """
+    Return the request's target, path and query alone, and its header fields.
+
+    Of a target in absolute form, the authority takes the place of the Host field (RFC 9112 section 3.2.2).
+    """
+    absolute = _ABSOLUTE_FORM.fullmatch(request.target)
+    if absolute is None:
+        return request.target, list(request.headers)
+    authority, target = absolute.groups()
+    headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
+    return (target if target.startswith(b"/") else b"/" + target), headers
 
 
 def _under(root_path: str, path: str) -> str:
