@@ -250,6 +250,33 @@ async def test_an_application_that_exits_does_not_take_the_server_along(
     assert len(logged_errors(caplog)) == 2
 
 
+async def test_a_connection_that_fails_to_take_note_of_a_shutdown_keeps_no_other_from_it(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class Faulty(Hello):
+        async def websocket(self, upgrade: Upgrade) -> None:
+            def fail(close: Close) -> None:
+                raise KeyError("a bug")
+
+            if upgrade.request.target == b"/faulty":
+                upgrade.start_closing = fail  # type: ignore[method-assign]
+            await super().websocket(upgrade)
+
+    async with running(Faulty()) as (server, network):
+        clients = [await network.client() for _ in range(4)]
+        for client in clients:
+            await client.open("/faulty" if client is clients[1] else "/")
+        server.shut_down()
+        for client in clients:
+            if client is not clients[1]:
+                event = await client.event()
+                assert isinstance(event, CloseConnection)
+                assert event.code == 1012
+            await client.stream.aclose()
+    (error,) = logged_errors(caplog)
+    assert "KeyError: 'a bug'" in error
+
+
 # TLS
 
 
