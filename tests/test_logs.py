@@ -79,8 +79,27 @@ async def test_each_request_of_a_connection_is_a_line(
 
 def test_a_request_without_a_response_says_so(caplog: pytest.LogCaptureFixture) -> None:
     request = h11.Request(method="GET", target="/", headers=[("host", "a")])
-    log_request(PEER, request, status=None, body_sent=0, seconds=0.5)
+    log_request(PEER, request, status=None, complete=False, body_sent=0, seconds=0.5)
     assert access_lines(caplog) == ['192.0.2.1:4000 "GET / HTTP/1.1" no response 0 bytes in 500.0 ms']
+
+
+def test_a_response_that_is_cut_off_is_logged_as_such(caplog: pytest.LogCaptureFixture) -> None:
+    request = h11.Request(method="GET", target="/", headers=[("host", "a")])
+    log_request(PEER, request, status=200, complete=False, body_sent=7, seconds=0.5)
+    assert access_lines(caplog) == ['192.0.2.1:4000 "GET / HTTP/1.1" 200 7 bytes, cut off in 500.0 ms']
+
+
+async def test_a_request_that_is_cancelled_is_logged(caplog: pytest.LogCaptureFixture) -> None:
+    async def wait(scope: Any, receive: Any, send: Any) -> None:
+        await trio.sleep_forever()
+
+    with trio.CancelScope() as scope:
+        async with serving(asgi(wait), config=Config()) as client:
+            await client.send(b"GET /slow HTTP/1.1\r\nHost: a\r\n\r\n")
+            await trio.testing.wait_all_tasks_blocked()
+            scope.cancel()
+    [line] = access_lines(caplog)
+    assert '"GET /slow HTTP/1.1" no response' in line
 
 
 async def test_a_request_that_is_none_is_one_line(caplog: pytest.LogCaptureFixture) -> None:

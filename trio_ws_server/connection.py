@@ -58,7 +58,7 @@ class Connection:
                     await self._serve_http(http, request)
             except BadRequest as exc:
                 await self._refuse(http, exc)
-            await transport.shutdown(linger=self._config.keep_alive_timeout)
+            await http.shutdown()
 
     def begin_drain(self, close: Close) -> None:
         """Let a running request finish and then close; close a WebSocket with this code and reason."""
@@ -70,11 +70,13 @@ class Connection:
 
     async def _serve_http(self, http: HttpConnection, request: h11.Request) -> None:
         started = trio.current_time()
-        failed = await self._call(
-            partial(self._application.http, http, request, self._peer), request, lambda: http.client_ended
-        )
-        await self._complete_response(http, request, failed)
-        self._log_request(http, request, started)
+        try:
+            failed = await self._call(
+                partial(self._application.http, http, request, self._peer), request, lambda: http.client_ended
+            )
+            await self._complete_response(http, request, failed)
+        finally:
+            self._log_request(http, request, started)
 
     async def _serve_websocket(
         self, http: HttpConnection, request: h11.Request, handshake: ServerHandshake
@@ -138,7 +140,14 @@ class Connection:
     def _log_request(self, http: HttpConnection, request: h11.Request, started: float) -> None:
         if self._config.access_log:
             seconds = trio.current_time() - started
-            log_request(self._peer, request, status=http.status, body_sent=http.body_sent, seconds=seconds)
+            log_request(
+                self._peer,
+                request,
+                status=http.status,
+                complete=http.response_complete,
+                body_sent=http.body_sent,
+                seconds=seconds,
+            )
 
     def _line(self, request: h11.Request) -> str:
         return f"{self._peer} {request.method.decode('ascii')} {request.target.decode('ascii')}"

@@ -32,7 +32,7 @@ class HttpConnection:
     """
     HTTP/1.1 with one client: `next_request`, then read its body and respond, and again.
 
-    Once a request asks for an upgrade that is accepted, `upgrade` hands the transport over.
+    Once a request asks for an upgrade that is accepted, `hand_over` ends it.
     """
 
     def __init__(self, transport: Transport, config: Config) -> None:
@@ -75,13 +75,15 @@ class HttpConnection:
         Raises `ClientDisconnected` if the client goes before the end of the body, or need not send it any more
         because the response is complete.
         """
+        exchange = self._exchange
         await give_way()
+        self._check_current(exchange)
         if self._body_held_back:
-            self.transport.write(self._exchange.continue_())
-        return await self._next_body(lambda: self._eof or self._exchange.response_complete)
+            self.transport.write(exchange.continue_())
+        return await self._next_body(lambda: self._eof or exchange.response_complete)
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
-        """Wait until `client_ended` or the condition, which is about this object, is true."""
+        """Wait until `client_ended` or the condition, looked at whenever this connection changes, is true."""
         await give_way()
         await self._changes.until(lambda: self.client_ended or condition())
 
@@ -91,9 +93,9 @@ class HttpConnection:
         return self._eof or self.body_error is not None
 
     @property
-    def body_complete(self) -> bool:
-        """Whether the request's body has been read to its end."""
-        return self._exchange.body_complete
+    def exchange(self) -> Exchange:
+        """The current request and its response. What belongs to an earlier one must not touch this one."""
+        return self._exchange
 
     # The response.
 
@@ -130,17 +132,19 @@ class HttpConnection:
         ``ValueError`` where the head allows no such body, `ClientDisconnected` if the client is gone. Cancelling
         it leaves either nothing or the whole piece to be sent.
         """
+        exchange = self._exchange
         await pace()
         # Before as well as after: one piece each of many who gave up on waiting would be too much.
         await self.transport.drain()
         self._check_connected()
-        wire = self._exchange.send_body(data) if data else b""
-        if wire:
-            self.body_sent += len(data)
+        self._check_current(exchange)
+        wire = exchange.send_body(data) if data else b""
+        size = len(data) if wire else 0
         if not more:
-            wire += self._exchange.end_body()
+            wire += exchange.end_body()
         if wire:
             self.transport.write(wire)
+            self.body_sent += size
         if not more:
             self._changes.announce()
         await self.transport.drain()
@@ -180,6 +184,17 @@ class HttpConnection:
         self._draining = True
         self._changes.announce()
 
+    async def shutdown(self) -> None:
+        """
+        Send what is buffered, and close the connection.
+
+        A client that is still sending is heard out for at most ``keep_alive_timeout`` seconds, so that it gets to
+        read the response; one that is not, and keeps its side open, is not waited for.
+        """
+        unheard = not self._exchange.body_complete or bool(self._exchange.leftover)
+        sending = self._exchange.response_started and unheard
+        await self.transport.shutdown(linger=self._config.keep_alive_timeout if sending else 0)
+
     def hand_over(self, receiver: Receiver) -> None:
         """Give what the client sent behind its request to the protocol that has the transport from now on."""
         if self._reading_paused:
@@ -212,6 +227,11 @@ class HttpConnection:
 
     # How.
 
+    def _check_current(self, exchange: Exchange) -> None:
+        """After a wait, see that the connection has not gone on to another request meanwhile."""
+        if exchange is not self._exchange:
+            raise ClientDisconnected("the response to this request is complete")
+
     def _check_connected(self) -> None:
         if self.transport.lost:
             raise ClientDisconnected("the client has disconnected")
@@ -231,17 +251,17 @@ class HttpConnection:
             self.transport.resume_reading()
 
     async def _request_head(self) -> h11.Request | None:
-        """Wait for a request's head; None if the client ends or idles."""
+        """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
         with trio.move_on_after(idle_timeout):
-            await self._changes.until(lambda: self._exchange.unread > 0 or self._eof or self._draining)
-        if not self._exchange.unread:
+            await self._changes.until(lambda: self._exchange.begun or self._eof or self._draining)
+        if not self._exchange.begun:
             return None
         with trio.move_on_after(self._config.handshake_timeout):
             while (request := self._exchange.next_request()) is None:
-                if self._eof:
+                if self._eof or self._draining:
                     return None
-                await self._data_or(lambda: self._eof)
+                await self._data_or(lambda: self._eof or self._draining)
             self._resume_reading()
             return request
         raise BadRequest(
@@ -250,18 +270,19 @@ class HttpConnection:
         )
 
     async def _data_or(self, condition: Callable[[], bool]) -> None:
-        """Wait for more data than there is now, or until the condition, about this object, is true."""
+        """Wait for more data than there is now, or until the condition, about this connection, is true."""
         seen = self._exchange.unread
         await self._changes.until(lambda: self._exchange.unread != seen or condition())
 
     async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
         """Do as `receive_body` says, but raise once the condition, about this object, is true."""
-        while not self._exchange.body_complete:
+        exchange = self._exchange
+        while not exchange.body_complete:
             try:
-                piece = self._exchange.next_body()
+                piece = exchange.next_body()
             except BadRequest as exc:
                 self.body_error = exc
-                self._exchange.must_close = True
+                exchange.must_close = True
                 raise ClientDisconnected(f"the request's body is broken: {exc}") from exc
             self._resume_reading()
             if piece is not None:
@@ -269,6 +290,7 @@ class HttpConnection:
             if given_up():
                 raise ClientDisconnected("the end of the request's body did not come")
             await self._data_or(given_up)
+            self._check_current(exchange)
         return b""
 
     async def _next_exchange(self) -> bool:

@@ -38,17 +38,18 @@ def configure(level: str) -> None:
 
 
 def log_request(
-    peer: Peer, request: h11.Request, *, status: int | None, body_sent: int, seconds: float
+    peer: Peer, request: h11.Request, *, status: int | None, complete: bool, body_sent: int, seconds: float
 ) -> None:
-    """Log a request and the response to it; a status of None says that there was none."""
+    """Log a request and the response to it, which may be cut off; a status of None says that there was none."""
     access_logger.info(
-        '%s "%s %s HTTP/%s" %s %d bytes in %.1f ms',
+        '%s "%s %s HTTP/%s" %s %d bytes%s in %.1f ms',
         peer,
         request.method.decode("ascii"),
         request.target.decode("ascii"),
         request.http_version.decode("ascii"),
         "no response" if status is None else status,
         body_sent,
+        "" if complete or status is None else ", cut off",
         seconds * 1000,
     )
 

@@ -177,7 +177,7 @@ class WebSocket:
         """
         Close the connection: send a close frame, wait for the peer's, and for the end of the TCP connection.
 
-        Waits at most about ``close_timeout`` seconds for the peer's close frame and as long for the rest. Without
+        Waits at most ``close_timeout`` seconds; then the connection is dropped. Without
         effect on a connection that is already closed; one that is closing is only waited for. Cancelling it
         leaves the closing handshake to go on. Raises ``ValueError`` for a code or reason that may not be sent.
         """
@@ -234,7 +234,6 @@ class WebSocket:
                 if self._protocol.client:
                     # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
                     await self._changes.until(lambda: self._peer_eof)
-            with trio.move_on_after(self._config.close_timeout):
                 await self._transport.shutdown(linger=self._config.close_timeout)
         finally:
             self._transport.abort()

@@ -167,6 +167,9 @@ REFUSED = {
     "a target with a fragment": get(line=b"GET /a#b HTTP/1.1"),
     "a target that is a URI of another scheme": get(line=b"GET file:///etc/passwd HTTP/1.1"),
     "a target that is a URI without a host": get(line=b"GET http:///a HTTP/1.1"),
+    "a target that is a URI with user information": get(line=b"GET http://user@example.org/ HTTP/1.1"),
+    "a target that is a URI of an impossible host": get(line=b'GET http://a"<b>/ HTTP/1.1'),
+    "a target that is a URI with half an address": get(line=b"GET http://[::1/ HTTP/1.1"),
     "a target that is a URI with a fragment": get(line=b"GET http://example.org/a#b HTTP/1.1"),
     "a target not in ASCII": get(line="GET /ä HTTP/1.1".encode()),
     "a target with a control character": get(line=b"GET /\x7f HTTP/1.1"),
@@ -287,8 +290,6 @@ def test_a_request_is_read_with_its_fields_in_order_and_duplicates_kept() -> Non
 @pytest.mark.parametrize(
     "line",
     [
-        b"GET http://example.org/a?b HTTP/1.1",
-        b"GET HTTPS://example.org HTTP/1.1",
         b"OPTIONS * HTTP/1.1",
         b"GET /a/../b//c?d?e HTTP/1.1",
         b"BREW /pot HTTP/1.1",
@@ -307,6 +308,25 @@ def test_a_request_line_of_any_form_of_rfc_9112_is_read(line: bytes) -> None:
 )
 def test_a_host_may_be_a_name_or_an_address_with_a_port_or_empty(host: bytes) -> None:
     assert (b"host", host) in read_one(lines(b"GET / HTTP/1.1", b"Host: " + host, b"")).headers
+
+
+@pytest.mark.parametrize(
+    ("target", "origin_form", "host"),
+    [
+        (b"http://example.com/a?b", b"/a?b", b"example.com"),
+        (b"HTTPS://Example.com:8080", b"/", b"Example.com:8080"),
+        (b"http://example.com?a=/b", b"/?a=/b", b"example.com"),
+        (b"http://[2001:db8::1]:80//a%20b;c", b"//a%20b;c", b"[2001:db8::1]:80"),
+    ],
+)
+@pytest.mark.parametrize("version", [b"1.0", b"1.1"])
+def test_a_target_in_absolute_form_becomes_path_and_query_and_its_authority_the_host(
+    target: bytes, origin_form: bytes, host: bytes, version: bytes
+) -> None:
+    line = b"GET " + target + b" HTTP/" + version
+    request = read_one(get(line=line) if version == b"1.1" else lines(line, b""))
+    assert request.target == origin_form
+    assert [value for name, value in request.headers if name == b"host"] == [host]
 
 
 def test_http_1_0_needs_no_host() -> None:

@@ -17,11 +17,20 @@ if TYPE_CHECKING:
 
 
 class HttpExchange:
-    """``receive`` and ``send`` of one request."""
+    """
+    ``receive`` and ``send`` of one request.
+
+    An application may go on calling them when the connection is already at the next request; then there is
+    nothing to receive any more but the disconnect, and what is sent is ignored.
+    """
 
     def __init__(self, connection: HttpConnection) -> None:
         self._connection = connection
+        self._exchange = connection.exchange
         self._request_delivered = False
+
+    def _over(self) -> bool:
+        return self._exchange.response_complete or self._connection.exchange is not self._exchange
 
     async def receive(self) -> HTTPRequestEvent | HTTPDisconnectEvent:
         """
@@ -30,15 +39,15 @@ class HttpExchange:
         Waits for the client to send, and for the disconnect until the client has gone or the response is
         complete. Cancelling it loses nothing.
         """
-        if self._request_delivered or self._connection.response_complete:
-            await self._connection.disconnected_or(lambda: self._connection.response_complete)
+        if self._request_delivered or self._over():
+            await self._connection.disconnected_or(self._over)
             return {"type": "http.disconnect"}
         try:
             body = await self._connection.receive_body()
         except ClientDisconnected:
             self._request_delivered = True
             return {"type": "http.disconnect"}
-        self._request_delivered = self._connection.body_complete
+        self._request_delivered = self._exchange.body_complete
         return {"type": "http.request", "body": body, "more_body": not self._request_delivered}
 
     async def send(self, event: Mapping[str, Any]) -> None:
@@ -52,7 +61,7 @@ class HttpExchange:
         """
         await pace()
         type_ = type_of(event)
-        if self._connection.response_complete:
+        if self._over():
             return
         if not self._connection.response_started:
             if type_ != "http.response.start":

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Any, cast
 from urllib.parse import unquote
 
@@ -15,8 +14,6 @@ if TYPE_CHECKING:
     from trio_ws_server.peer import Peer
 
 VERSIONS: ASGIVersions = {"version": "3.0", "spec_version": "2.5"}
-
-_ABSOLUTE_FORM = re.compile(rb"https?://([^/?]*)(.*)", re.IGNORECASE)
 
 
 def http_scope(
@@ -51,8 +48,7 @@ def websocket_scope(
 def _common(
     request: h11.Request, peer: Peer, scheme: str, root_path: str, state: dict[str, Any] | None
 ) -> dict[str, Any]:
-    target, headers = _origin_form(request)
-    raw_path, _, query_string = target.partition(b"?")
+    raw_path, _, query_string = request.target.partition(b"?")
     common: dict[str, Any] = {
         "asgi": dict(VERSIONS),
         # RFC 9110 section 2.5: what calls itself HTTP/1.2 is to be taken as the HTTP/1.1 that is known.
@@ -62,27 +58,13 @@ def _common(
         "raw_path": raw_path,
         "query_string": query_string,
         "root_path": root_path,
-        "headers": headers,
+        "headers": list(request.headers),
         "client": peer.client,
         "server": peer.server,
     }
     if state is not None:
         common["state"] = state.copy()
     return common
-
-
-def _origin_form(request: h11.Request) -> tuple[bytes, list[tuple[bytes, bytes]]]:
-    """
-    Return the request's target, path and query alone, and its header fields.
-
-    Of a target in absolute form, the authority takes the place of the Host field (RFC 9112 section 3.2.2).
-    """
-    absolute = _ABSOLUTE_FORM.fullmatch(request.target)
-    if absolute is None:
-        return request.target, list(request.headers)
-    authority, target = absolute.groups()
-    headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
-    return (target if target.startswith(b"/") else b"/" + target), headers
 
 
 def _under(root_path: str, path: str) -> str:

@@ -27,7 +27,8 @@ _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 # RFC 9112 section 3.2: origin-form, absolute-form (of a URI with a host: RFC 9110 section 4.2.1), asterisk-form.
-_TARGET = re.compile(rb"/[^#]*|https?://[^/?#]+[^#]*", re.IGNORECASE)
+_ORIGIN_FORM = re.compile(rb"/[^#]*")
+_ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 # RFC 9110 section 7.2, RFC 3986 section 3.2.2: a name, an IPv4 address or a literal in brackets; a port.
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\w.~!$&'()*+,;=%:-]+\])(:[0-9]*)?")
 
@@ -78,8 +79,17 @@ class Exchange:
         """The bytes that arrived behind this request, once the whole of it has been read."""
         return self._h11.trailing_data[0] + bytes(self._unread)
 
+    @property
+    def begun(self) -> bool:
+        """Whether anything of the request has arrived; empty lines before it are nothing."""
+        return bool(self._unread.lstrip(b"\r\n"))
+
     def next_request(self) -> h11.Request | None:
-        """Return the request once its head is complete, else None. Raises `BadRequest`."""
+        """
+        Return the request once its head is complete, else None. Raises `BadRequest`.
+
+        Its target is a path and query, or ``*``: a target in absolute form has become one.
+        """
         # RFC 9112 section 2.2: ignore empty lines before the request line.
         while self._unread.startswith(b"\r\n"):
             del self._unread[:2]
@@ -97,7 +107,7 @@ class Exchange:
         self._h11.receive_data(head)
         request = self._h11_next()
         assert isinstance(request, h11.Request)
-        self.request = request
+        self.request = request = _in_origin_form(request)
         _check_request(request)
         if field_values(request, b"transfer-encoding"):
             self._chunks = bytearray()
@@ -249,6 +259,27 @@ def _check_framing(head: bytes) -> None:
         raise BadRequest("both Content-Length and Transfer-Encoding")
 
 
+def _in_origin_form(request: h11.Request) -> h11.Request:
+    """
+    Return the request with a target in absolute form taken apart (RFC 9112 section 3.2.2).
+
+    The target is then path and query alone, and the authority takes the place of the Host field.
+    """
+    absolute = _ABSOLUTE_FORM.fullmatch(request.target)
+    if absolute is None:
+        return request
+    authority, target = absolute.groups()
+    headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
+    if not field_values(request, b"host"):
+        headers.insert(0, (b"host", authority))
+    return h11.Request(
+        method=request.method,
+        target=target if target.startswith(b"/") else b"/" + target,
+        headers=headers,
+        http_version=request.http_version,
+    )
+
+
 def _check_request(request: h11.Request) -> None:
     if not request.http_version.startswith(b"1."):
         raise BadRequest(
@@ -261,7 +292,7 @@ def _check_request(request: h11.Request) -> None:
         # RFC 9112 section 6.1
         raise BadRequest("Transfer-Encoding in an HTTP/1.0 request")
     asterisk_form = request.target == b"*" and request.method == b"OPTIONS"
-    if not asterisk_form and not _TARGET.fullmatch(request.target):
+    if not asterisk_form and not _ORIGIN_FORM.fullmatch(request.target):
         raise BadRequest(f'request target {request.target.decode()!r} must be a path that starts with "/"')
     # RFC 9112 section 3.2. h11 has seen to it that there is not more than one.
     hosts = field_values(request, b"host")
