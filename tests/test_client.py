@@ -621,3 +621,15 @@ async def test_the_websockets_librarys_rejection_and_subprotocol_are_understood(
             assert websocket.subprotocol == "b"
         with pytest.raises(InvalidStatus, match="400"):
             await enter(uri, subprotocols=["c"])
+
+
+async def test_an_option_that_there_is_not_is_an_error_that_names_the_known_ones() -> None:
+    with pytest.raises(TypeError, match=r"unknown option 'ping_intervall'; there are .*ping_interval"):
+        async with connect("ws://localhost", ping_intervall=3):  # type: ignore[call-arg]
+            pass
+
+
+async def test_one_string_is_no_list_of_subprotocols() -> None:
+    with pytest.raises(TypeError, match=r"subprotocols is a sequence of strings, such as \['chat'\]"):
+        async with connect("ws://localhost", subprotocols="chat"):
+            pass

@@ -16,7 +16,7 @@ SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
 
 TIMES = ["close_timeout", "handshake_timeout", "keep_alive_timeout", "write_timeout"]
 TIMES_OR_NONE = ["ping_interval", "ping_timeout"]
-COUNTS = ["max_message_size", "inbox_bytes", "inbox_messages", "max_head_size", "backlog"]
+COUNTS = ["max_message_size", "inbox_bytes", "inbox_messages", "max_head_size"]
 FLAGS = ["per_message_deflate", "server_header", "date_header", "access_log"]
 
 
@@ -44,6 +44,7 @@ def test_the_defaults_are_those_of_the_design() -> None:
         (TIMES_OR_NONE, [None, 0.001, 60]),
         (["graceful_timeout"], [0, 0.5, 30]),
         (COUNTS, [1, 2**40]),
+        (["backlog"], [1, 2**31 - 1]),
         (FLAGS, [True, False]),
         (["root_path"], ["", "/a", "/a/b", "/ä"]),
         (["response_headers"], [(), ((b"X-A", b"b"), (b"x-a", b"")), ((b"Server", b"\xe4 b\tc"),)]),
@@ -59,7 +60,9 @@ def test_a_setting_has_the_value_that_it_was_given(name: str, value: Any) -> Non
         ([*TIMES, *TIMES_OR_NONE, "graceful_timeout"], [-1, -0.5, math.inf, math.nan, "1", True, False]),
         ([*TIMES, *TIMES_OR_NONE], [0]),
         ([*TIMES, "graceful_timeout"], [None]),
-        ([*COUNTS, "write_high_water", "write_low_water"], [0, -1, 1.0, "1", None, True]),
+        ([*TIMES, *TIMES_OR_NONE, "graceful_timeout"], [1e300]),
+        (["backlog"], [2**31]),
+        ([*COUNTS, "backlog", "write_high_water", "write_low_water"], [0, -1, 1.0, "1", None, True]),
         (FLAGS, [0, 1, "yes", None]),
         (["root_path"], ["a", "/", "/a/", b"/a", None]),
     ),

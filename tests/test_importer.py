@@ -103,3 +103,8 @@ def test_what_the_module_itself_raises_comes_out_as_it_is(
     (package / "broken.py").write_text(source)
     with pytest.raises(exception):
         import_from_string(f"{PACKAGE}.broken:app")
+
+
+def test_a_file_name_is_told_from_a_module() -> None:
+    with pytest.raises(AppImportError, match=r"named without \.py; did you mean 'app:main'\?"):
+        import_from_string("app.py:main")

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import pytest
 from wsproto.events import AcceptConnection, CloseConnection, TextMessage
 
-from tests.helpers import native, serving
+from tests.helpers import logged_errors, native, serving
 from trio_ws_server.native import NativeApplication, is_native
 
 if TYPE_CHECKING:
@@ -152,6 +152,26 @@ async def anything(*args: object) -> None: ...
 )
 def test_an_asgi_application_is_no_handler(app: Callable[..., Any]) -> None:
     assert not is_native(app)
+
+
+def test_a_third_argument_that_need_not_be_given_does_not_make_a_handler_an_application() -> None:
+    async def greet(websocket: WebSocket, path: str, greeting: str = "hi") -> None: ...
+
+    async def any_number(*args: Any) -> None: ...
+
+    assert is_native(greet)
+    assert not is_native(any_number)
+
+
+async def test_a_handler_that_is_no_coroutine_function_is_told_so(caplog: pytest.LogCaptureFixture) -> None:
+    def forgot_async(websocket: WebSocket) -> None: ...
+
+    async with serving(native(forgot_async)) as client:
+        await client.open()
+        assert isinstance(event := await client.event(), CloseConnection)
+        assert event.code == 1011
+    [error] = logged_errors(caplog)
+    assert "a handler is a coroutine function, defined with async def; <function" in error
 
 
 async def test_an_ordinary_request_is_told_to_upgrade() -> None:

@@ -277,6 +277,13 @@ async def test_a_connection_that_fails_to_take_note_of_a_shutdown_keeps_no_other
     assert "KeyError: 'a bug'" in error
 
 
+async def test_a_close_that_may_not_be_sent_does_not_shut_down() -> None:
+    async with running(Hello()) as (server, network):
+        with pytest.raises(ValueError, match="close code 1006 may not be sent"):
+            server.shut_down(Close(1006))
+        await assert_serves(network)
+
+
 # TLS
 
 

@@ -159,6 +159,11 @@ async def test_an_unknown_option_is_an_error_that_names_the_known_ones() -> None
         await serve(echo, prot=80)  # type: ignore[call-arg]
 
 
+async def test_an_import_string_is_for_the_command_line() -> None:
+    with pytest.raises(TypeError, match=r"'app:app' is no application or handler; give the object itself"):
+        await serve("app:app")  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [
@@ -166,6 +171,10 @@ async def test_an_unknown_option_is_an_error_that_names_the_known_ones() -> None
         ({"uds": "socket", "fd": 3}, "--uds and --fd cannot go together"),
         ({"uds_mode": 0o600}, "--uds-mode given without --uds"),
         ({"host": []}, "no host given to listen on"),
+        ({"port": 65536}, "port must be a whole number from 0 to 65535, not 65536"),
+        ({"port": "8000"}, "port must be a whole number from 0 to 65535, not '8000'"),
+        ({"lifespan": "maybe"}, "lifespan must be one of 'auto', 'on', 'off', not 'maybe'"),
+        ({"tls": "cert.pem"}, r"tls must be an ssl.SSLContext or of server_tls\(\), not 'cert.pem'"),
     ],
 )
 async def test_a_setting_that_cannot_be_is_an_error(options: dict[str, Any], message: str) -> None:
@@ -295,7 +304,7 @@ def test_run_ends_at_a_signal_and_leaves_signals_as_they_were(
     before = signal.getsignal(number)
     run(app, uds=tmp_path / "socket")
     assert signal.getsignal(number) is before
-    assert f"{number.name}: shutting down" in caplog.messages
+    assert f"{number.name}: shutting down, in 30 s at the most" in caplog.messages
 
 
 def test_run_in_another_thread_leaves_signals_alone(tmp_path: Path) -> None:

@@ -37,9 +37,10 @@ def split(raised: BaseException) -> tuple[BaseException | None, BaseException | 
     """
     Split what came out of an application into what it raised and what only passed through it.
 
-    Only cancellation and Ctrl-C pass: whatever else an application raises ends its connection alone.
+    Only cancellation, Ctrl-C and the end of a coroutine that is thrown away pass: whatever else an application
+    raises ends its connection alone.
     """
-    passing = (trio.Cancelled, KeyboardInterrupt)
+    passing = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
     if isinstance(raised, BaseExceptionGroup):
         passed, own = raised.split(passing)
         return own, passed

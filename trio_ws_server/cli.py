@@ -14,9 +14,11 @@ import trio
 from click.core import ParameterSource
 
 from trio_ws_server import __version__
+from trio_ws_server.asgi.lifespan import LIFESPAN_MODES
 from trio_ws_server.config import Config
 from trio_ws_server.errors import AppImportError, BindError, ConfigError, LifespanError
 from trio_ws_server.importer import import_from_string
+from trio_ws_server.listeners import MAX_PORT
 from trio_ws_server.logs import LEVELS
 from trio_ws_server.native import NativeApplication, is_native, takes
 from trio_ws_server.serving import run
@@ -104,7 +106,7 @@ def _number(what: str, highest: int, base: int = 10) -> Callable[[str], int]:
     return convert
 
 
-_PORT = _number("a TCP port, a number from 0 to 65535", 65535)
+_PORT = _number(f"a TCP port, a number from 0 to {MAX_PORT}", MAX_PORT)
 _DESCRIPTOR = _number("a file descriptor, a number from 0 up", 2**31 - 1)
 _FILE_MODE = _number("a file mode, an octal number from 0 to 777", 0o777, base=8)
 
@@ -135,7 +137,8 @@ def _checked(setting: Any) -> Callable[[click.Context, click.Parameter, Any], An
         try:
             check(value)
         except ValueError as exc:
-            raise click.BadParameter(str(exc), ctx, param) from None
+            hint = "; 0 turns it off" if setting.metadata["zero_is_none"] else ""
+            raise click.BadParameter(f"{exc}{hint}", ctx, param) from None
         return value
 
     return callback
@@ -172,7 +175,7 @@ def _checked(setting: Any) -> Callable[[click.Context, click.Parameter, Any], An
 @_option(
     "Application",
     "--lifespan",
-    type=click.Choice(["auto", "on", "off"]),
+    type=click.Choice(LIFESPAN_MODES),
     default="auto",
     help="Whether the application has an ASGI lifespan; auto: try.",
 )

@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 
 import trio
 
-from trio_ws_server.config import Config, Options
+from trio_ws_server.config import Config, Options, check_names
 from trio_ws_server.errors import HandshakeError, InvalidStatus, InvalidURI
 from trio_ws_server.headers import Headers, Request
 from trio_ws_server.protocol.handshake import Accepted, ClientHandshake, Rejected
@@ -46,6 +46,9 @@ async def connect(
     connection. Raises `InvalidURI`, `ConfigError`; ``OSError`` if no connection can be made; `HandshakeError`,
     or `InvalidStatus`, one of these, if the server doesn't accept; ``TimeoutError`` if it takes too long.
     """
+    check_names(options, Options.__annotations__)
+    if isinstance(subprotocols, str):
+        raise TypeError(f"subprotocols is a sequence of strings, such as [{subprotocols!r}], not one string")
     config = Config(**options)
     location = _Location.of(uri)
     deflate = offered_deflate(config)

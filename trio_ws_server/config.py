@@ -15,7 +15,7 @@ from trio_ws_server.errors import ConfigError
 from trio_ws_server.headers import RESERVED_FIELDS, TOKEN
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection, Mapping
 
 KIB = 1024
 MIB = 1024 * KIB
@@ -24,9 +24,18 @@ MIB = 1024 * KIB
 _VALUE = re.compile(rb"([!-~\x80-\xff]([\t -~\x80-\xff]*[!-~\x80-\xff])?)?")
 
 
+LONGEST_TIME = 1e9
+"""Seconds, some thirty years: more could overflow what the system counts time with."""
+
+LARGEST_BACKLOG = 2**31 - 1
+"""listen(2) takes a C int."""
+
+
 def _seconds(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 < value < math.inf:
         raise ValueError(f"must be a number of seconds above 0, not {value!r}")
+    if value > LONGEST_TIME:
+        raise ValueError(f"must be {LONGEST_TIME:.0f} seconds at most, not {value!r}")
 
 
 def _seconds_or_zero(value: object) -> None:
@@ -42,6 +51,12 @@ def _seconds_or_none(value: object) -> None:
 def _count(value: object) -> None:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"must be a whole number above 0, not {value!r}")
+
+
+def _backlog(value: object) -> None:
+    _count(value)
+    if isinstance(value, int) and value > LARGEST_BACKLOG:
+        raise ValueError(f"must be {LARGEST_BACKLOG} at most, not {value!r}")
 
 
 def _flag(value: object) -> None:
@@ -180,7 +195,7 @@ class Config:
         "Seconds from the signal to the end: what still runs then is cancelled.",
     )
     # uvicorn
-    backlog: int = _setting(2048, "Address", "backlog", _count, "Connections that may wait to be accepted.")
+    backlog: int = _setting(2048, "Address", "backlog", _backlog, "Connections that may wait to be accepted.")
     root_path: str = _setting(
         "", "HTTP", "root-path", _path_prefix, "Path under which the app is mounted (ASGI root_path)."
     )
@@ -208,6 +223,12 @@ class Config:
                 f"write_low_water (--write-low-water) must not be above write_high_water (--write-high-water): "
                 f"{self.write_low_water} is above {self.write_high_water}"
             )
+
+
+def check_names(options: Mapping[str, object], known: Collection[str]) -> None:
+    """Raise ``TypeError`` for an option that there is not, naming those that there are."""
+    if unknown := options.keys() - set(known):
+        raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(sorted(known))}")
 
 
 class Options(TypedDict, total=False):

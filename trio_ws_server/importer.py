@@ -26,6 +26,11 @@ def import_from_string(import_string: str) -> Any:
             'such as "chat.main:app"'
         )
     module_name, path = import_string.split(":")
+    if module_name.endswith(".py"):
+        raise AppImportError(
+            f"cannot import {import_string!r}: a module is named without .py; did you mean "
+            f"{module_name.removesuffix('.py') + ':' + path!r}?"
+        )
     try:
         module = importlib.import_module(module_name)
     except ModuleNotFoundError as exc:

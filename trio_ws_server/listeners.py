@@ -34,6 +34,8 @@ __all__ = [
     "peer_address",
 ]
 
+MAX_PORT = 65535
+
 Address = tuple[str, int | None]
 """``(host, port)``, or ``(path, None)`` for a Unix socket, as in ASGI's ``server`` and ``client``."""
 

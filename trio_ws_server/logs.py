@@ -35,6 +35,8 @@ def configure(level: str) -> None:
         handler = logging.StreamHandler(sys.stderr)
         handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(message)s"))
         logger.addHandler(handler)
+        # What sets up the root logger later, such as an application's logging.basicConfig, must not say it again.
+        logger.propagate = False
 
 
 def log_request(

@@ -50,21 +50,26 @@ class NativeApplication:
     async def websocket(self, upgrade: Upgrade) -> None:
         """Accept the connection and call the handler."""
         websocket = upgrade.accept()
-        if self._takes_path:
-            await self._handler(websocket, websocket.path)
-        else:
-            await self._handler(websocket)
+        arguments = (websocket, websocket.path) if self._takes_path else (websocket,)
+        result = self._handler(*arguments)
+        if not isinstance(result, Awaitable):
+            raise TypeError(
+                f"a handler is a coroutine function, defined with async def; {self._handler!r} is not"
+            )
+        await result
 
 
 def is_native(app_or_handler: Callable[..., Any]) -> bool:
     """
     Tell a native handler from an ASGI application.
 
-    An ASGI 3 application takes three arguments. An ASGI 2 application takes one, as some handlers do, but is a
-    class or a plain function, where a handler is a coroutine function.
+    An ASGI 3 application needs three arguments, or takes any number; a handler may only allow for a third. An
+    ASGI 2 application takes one, as some handlers do, but is a class or a plain function, where a handler is a
+    coroutine function.
     """
+    is_asgi3 = takes(app_or_handler, 3) and (not takes(app_or_handler, 2) or takes(app_or_handler, 0))
     is_asgi2 = takes(app_or_handler, 1) and is_double_callable(app_or_handler)
-    return not takes(app_or_handler, 3) and not is_asgi2
+    return not is_asgi3 and not is_asgi2
 
 
 def takes(function: Callable[..., Any], count: int) -> bool:

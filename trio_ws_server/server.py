@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import trio
 
-from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.close_codes import Close, CloseCode, check_close
 from trio_ws_server.connection import Connection
 from trio_ws_server.listeners import peer_address
 from trio_ws_server.logs import access_logger, logger
@@ -52,6 +52,11 @@ class Server:
         """Holds everything that the server runs, lifespan included."""
 
     @property
+    def graceful_timeout(self) -> float:
+        """Seconds from `shut_down` to the cancellation of what is left."""
+        return self._config.graceful_timeout
+
+    @property
     def addresses(self) -> list[Address]:
         """What is listened on: ``(host, port)``, or ``(path, None)`` for a Unix socket."""
         return [listener.address for listener in self._listeners]
@@ -67,8 +72,9 @@ class Server:
 
         ``close`` is the code and reason that WebSocket peers get. What is still there after ``graceful_timeout``
         seconds is cancelled; an application's lifespan has `LIFESPAN_GRACE` seconds more. Without effect where it
-        has been called before.
+        has been called before. Raises ``ValueError`` for a code or reason that may not be sent.
         """
+        close = check_close(*close)
         if self._shutdown_requested.is_set():
             return
         self._close = close

@@ -13,10 +13,10 @@ from asgiref.compatibility import guarantee_single_callable
 
 from trio_ws_server import logs
 from trio_ws_server.asgi.application import ASGIApplication
-from trio_ws_server.asgi.lifespan import run_lifespan
-from trio_ws_server.config import Config, Options
+from trio_ws_server.asgi.lifespan import LIFESPAN_MODES, run_lifespan
+from trio_ws_server.config import Config, Options, check_names
 from trio_ws_server.errors import ConfigError
-from trio_ws_server.listeners import listener_from_fd, open_listeners, open_unix_listener
+from trio_ws_server.listeners import MAX_PORT, listener_from_fd, open_listeners, open_unix_listener
 from trio_ws_server.native import NativeApplication, is_native
 from trio_ws_server.server import Server
 from trio_ws_server.signals import shut_down_on_signals
@@ -124,9 +124,18 @@ class _Plan:
     ) -> _Plan:
         settings = cast("dict[str, Any]", options)
         names = {field.name for field in fields(Config)}
-        known = names | ServeOptions.__annotations__.keys()
-        if unknown := settings.keys() - known:
-            raise TypeError(f"unknown option {min(unknown)!r}; there are {', '.join(sorted(known))}")
+        check_names(settings, names | ServeOptions.__annotations__.keys())
+        if not callable(app_or_handler):
+            raise TypeError(
+                f"{app_or_handler!r} is no application or handler; give the object itself (an import string such "
+                "as 'app:app' is for the command line)"
+            )
+        if not isinstance(port, int) or not 0 <= port <= MAX_PORT:
+            raise ConfigError(f"port must be a whole number from 0 to {MAX_PORT}, not {port!r}")
+        if (mode := options.get("lifespan", "auto")) not in LIFESPAN_MODES:
+            raise ConfigError(f"lifespan must be one of {', '.join(map(repr, LIFESPAN_MODES))}, not {mode!r}")
+        if not isinstance(options.get("tls"), ServerTLS | ssl.SSLContext | None):
+            raise ConfigError(f"tls must be an ssl.SSLContext or of server_tls(), not {options.get('tls')!r}")
         if options.get("uds") is not None and options.get("fd") is not None:
             raise ConfigError("--uds and --fd cannot go together: choose one place to listen at")
         if options.get("uds") is None and options.get("uds_mode") is not None:
@@ -163,6 +172,8 @@ class _Plan:
                     await self._run(server, NativeApplication(handler), task_status)
                 else:
                     await self._run_asgi(server, task_status)
+            if server.scope.cancelled_caught:
+                logs.logger.warning("Cancelled everything that still ran")
         finally:
             for listener in listeners:
                 listener.close()

@@ -69,7 +69,7 @@ def exit_after(seconds: float) -> None:
 
 
 def _shut_down(server: Server, number: signal.Signals) -> None:
-    logger.info("%s: shutting down", number.name)
+    logger.info("%s: shutting down, in %g s at the most", number.name, server.graceful_timeout)
     server.shut_down(_CLOSE_FOR[number])
 
 

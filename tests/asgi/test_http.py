@@ -305,6 +305,61 @@ async def test_receive_after_the_response_is_a_disconnect_as_often_as_asked() ->
     assert events == [DISCONNECT] * 4
 
 
+async def test_what_is_left_of_a_request_does_not_touch_the_next_on_the_connection(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    late: list[Any] = []
+    received = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        if scope["path"] == "/first":
+            late.extend((receive, send))
+            await respond(send)
+            return
+        late_receive, late_send = late
+        with trio.fail_after(1):
+            received.append(await late_receive())
+        await late_send(start(500))
+        await late_send(body(b"late"))
+        received.append(await receive())
+        await respond(send, b"second")
+
+    async with serving(asgi(app)) as client:
+        await client.request("/first")
+        response, data = await client.request("/second", method="POST", body=b"secret")
+        assert (response.status_code, data) == (200, b"second")
+    assert received[0] == {"type": "http.disconnect"}
+    assert received[1]["body"] == b"secret"
+
+
+@pytest.mark.parametrize(
+    "sent",
+    [b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 9\r\n\r\nbody"],
+)
+async def test_a_task_outside_of_the_call_that_waits_in_receive_is_told_of_the_responses_end(
+    sent: bytes, autojump_clock: trio.testing.MockClock
+) -> None:
+    events: list[Any] = []
+
+    async with trio.open_nursery() as nursery:
+
+        async def watch(receive: Any) -> None:
+            with trio.fail_after(1):
+                events.append(await receive())
+
+        async def app(scope: Any, receive: Any, send: Any) -> None:
+            events.append(await receive())
+            nursery.start_soon(watch, receive)
+            await trio.testing.wait_all_tasks_blocked()
+            await respond(send)
+
+        async with serving(asgi(app)) as client:
+            await client.send(sent)
+            await client.receive_until(b"done")
+            await trio.testing.wait_all_tasks_blocked()
+            assert [event["type"] for event in events] == ["http.request", "http.disconnect"]
+
+
 @pytest.mark.parametrize("request_", [GET, post(length=10) + b"abc"])
 async def test_a_task_waiting_in_receive_is_told_when_the_response_is_complete(
     request_: bytes, autojump_clock: trio.testing.MockClock

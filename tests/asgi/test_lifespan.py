@@ -371,7 +371,10 @@ async def test_the_application_that_has_ended_gets_no_shutdown(caplog: pytest.Lo
     async with run_lifespan(app, "auto"):
         await trio.testing.wait_all_tasks_blocked()
     assert events == [STARTUP]
-    [record] = caplog.records
+    warning, record = caplog.records
+    assert warning.levelno == logging.WARNING
+    assert warning.getMessage() == "Lifespan: the application raised Failure() on lifespan.startup"
+    assert warning.exc_info is not None
     assert record.levelno == logging.INFO
     assert record.getMessage() == "Lifespan: not supported by the application, which raised Failure()"
 

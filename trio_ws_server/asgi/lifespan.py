@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 from contextlib import asynccontextmanager
 from enum import Enum
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, get_args
 
 import trio
 
@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
 
 LifespanMode = Literal["auto", "on", "off"]
+LIFESPAN_MODES: tuple[LifespanMode, ...] = get_args(LifespanMode)
 
 logger = logging.getLogger("trio_ws_server")
 
@@ -121,6 +122,11 @@ class _Lifespan:
                 self._failure = f"the application {how} before it answered lifespan.startup"
                 logger.error("Lifespan: %s", self._failure, exc_info=exc)
             case _Phase.STARTING:
+                # One that asked for the event may well have a lifespan, with a mistake in it.
+                if self._startup_delivered and exc is not None:
+                    logger.warning(
+                        "Lifespan: the application raised %r on lifespan.startup", exc, exc_info=exc
+                    )
                 self._phase = _Phase.UNSUPPORTED
                 logger.info("Lifespan: not supported by the application, which %s", how)
             case _Phase.FAILED:
