@@ -48,6 +48,7 @@ class Server:
         self._shutdown_requested = trio.Event()
         self._close = _RESTART
         self._connections_scope = trio.CancelScope()
+        self._tls_handshakes: set[trio.CancelScope] = set()
         self.scope = trio.CancelScope()
         """Holds everything that the server runs, lifespan included."""
 
@@ -82,6 +83,8 @@ class Server:
         self._connections_scope.deadline = deadline
         self.scope.deadline = deadline + LIFESPAN_GRACE
         self._shutdown_requested.set()
+        for handshake in self._tls_handshakes:
+            handshake.cancel()
         for connection in self._connections:
             self._begin_drain(connection)
 
@@ -133,11 +136,7 @@ class Server:
                 await self._run(Connection(stream, peer, application, self._config))
                 return
             tls_stream = TLSStream(stream, self._tls.context)
-            try:
-                with trio.fail_after(self._config.handshake_timeout):
-                    await tls_stream.do_handshake()
-            except (trio.BrokenResourceError, trio.TooSlowError) as exc:
-                logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+            if not await self._shake_hands(tls_stream, peer):
                 return
             peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
             await self._run(Connection(tls_stream, peer, application, self._config))
@@ -146,6 +145,22 @@ class Server:
         finally:
             access_logger.debug("%s disconnected", peer)
             await trio.aclose_forcefully(stream)
+
+    async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
+        """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
+        if self._shutdown_requested.is_set():
+            return False
+        handshake = trio.CancelScope()
+        self._tls_handshakes.add(handshake)
+        try:
+            with handshake, trio.fail_after(self._config.handshake_timeout):
+                await stream.do_handshake()
+                return True
+        except (trio.BrokenResourceError, trio.TooSlowError) as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+        finally:
+            self._tls_handshakes.discard(handshake)
+        return False
 
     async def _run(self, connection: Connection) -> None:
         self._connections.add(connection)

@@ -331,6 +331,7 @@ def test_without_the_access_log_only_the_server_itself_is_logged() -> None:
         assert server.stop() == 0
         lines = server.log.splitlines()
     assert [line.partition(" INFO ")[2] for line in lines] == [
+        "Lifespan: not supported by the application, which raised AssertionError()",
         f"Listening on {server.url} (Trio {trio.__version__})",
         "SIGTERM: shutting down, in 30 s at the most",
     ]

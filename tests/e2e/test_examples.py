@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import socket
 import subprocess
 import sys
@@ -106,6 +107,19 @@ def test_the_bare_asgi_application_echoes_and_greets() -> None:
         with http(server) as connection:
             connection.request("GET", "/")
             assert connection.getresponse().read() == b"Connect a WebSocket client here.\n"
+
+
+def test_what_one_says_in_the_chat_the_others_in_the_room_read() -> None:
+    with serving("examples.chat:app") as server:
+        room = f"{websocket_url(server)}/ws/tea"
+        with connect(f"{room}?name=Ada") as ada, connect(f"{room}?name=Bob") as bob:
+            ada.send("Hello!")
+            events = iter(lambda: json.loads(bob.recv(DEADLINE)), None)
+            said = next(event for event in events if event["kind"] == "said")
+            assert (said["name"], said["text"]) == ("Ada", "Hello!")
+        with http(server) as connection:
+            connection.request("GET", "/")
+            assert b"<html" in connection.getresponse().read()
 
 
 def test_the_starlette_routes_greet_with_the_lifespans_state_count_and_shout() -> None:

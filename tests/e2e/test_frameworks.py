@@ -615,11 +615,12 @@ async def test_a_fastapi_application_mounted_in_another_knows_its_root_path() ->
             assert (await site.http.get(path)).text == "/api/inner /api/inner/where /api/inner/where"
 
 
-# Others, where they are installed.
+# Others.
 
 
 async def test_litestar_is_served(caplog: pytest.LogCaptureFixture) -> None:
-    litestar = pytest.importorskip("litestar")
+    import litestar
+
     events: list[str] = []
 
     @asynccontextmanager
@@ -652,12 +653,13 @@ async def test_litestar_is_served(caplog: pytest.LogCaptureFixture) -> None:
 
 
 async def test_quart_trio_is_served(caplog: pytest.LogCaptureFixture) -> None:
-    quart_trio = pytest.importorskip("quart_trio")
-    quart = pytest.importorskip("quart")
+    import quart
+    import quart_trio
+
     events: list[str] = []
     app = quart_trio.QuartTrio(__name__)
 
-    async def lifespan() -> AsyncIterator[None]:
+    async def lifespan() -> AsyncGenerator[None, None]:
         events.append("startup")
         yield
         events.append("shutdown")
