@@ -8,7 +8,6 @@ the same, unless the protocol was demanded.
 
 from __future__ import annotations
 
-import logging
 from contextlib import asynccontextmanager
 from enum import Enum
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -18,6 +17,7 @@ import trio
 from trio_ws_server.app_errors import explain_if_asyncio, split
 from trio_ws_server.asgi.events import optional, type_of, unexpected
 from trio_ws_server.errors import InvalidEvent, LifespanError
+from trio_ws_server.logs import logger
 from trio_ws_server.scheduling import pace, serving_nursery
 
 if TYPE_CHECKING:
@@ -32,8 +32,6 @@ if TYPE_CHECKING:
 
 LifespanMode = Literal["auto", "on", "off"]
 LIFESPAN_MODES: tuple[LifespanMode, ...] = get_args(LifespanMode)
-
-logger = logging.getLogger("trio_ws_server")
 
 
 class _Phase(Enum):

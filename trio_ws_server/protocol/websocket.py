@@ -23,7 +23,7 @@ from __future__ import annotations
 
 from enum import Enum
 from io import BytesIO, StringIO
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wsproto.events as ws
 from wsproto.connection import Connection, ConnectionState, ConnectionType
@@ -96,8 +96,8 @@ class WebSocketProtocol:
         if deflate is not None:
             extensions.append(deflate)
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
-        self._text: StringIO | None = None
-        self._binary: BytesIO | None = None
+        self._pieces: Any = None
+        """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
         self._outgoing = b""
 
     # What the peer sends.
@@ -148,25 +148,16 @@ class WebSocketProtocol:
 
     def _assemble(self, event: ws.TextMessage | ws.BytesMessage) -> str | bytes | None:
         """Return the message that the piece completes, if it does."""
-        if isinstance(event, ws.TextMessage):
-            if event.message_finished and self._text is None:
-                return event.data
-            if self._text is None:
-                self._text = StringIO()
-            self._text.write(event.data)
-            if not event.message_finished:
-                return None
-            text, self._text = self._text.getvalue(), None
-            return text
-        if event.message_finished and self._binary is None:
-            return bytes(event.data)
-        if self._binary is None:
-            self._binary = BytesIO()
-        self._binary.write(event.data)
+        if self._pieces is None:
+            if event.message_finished:
+                return event.data if isinstance(event, ws.TextMessage) else bytes(event.data)
+            self._pieces = StringIO() if isinstance(event, ws.TextMessage) else BytesIO()
+        self._pieces.write(event.data)
         if not event.message_finished:
             return None
-        binary, self._binary = self._binary.getvalue(), None
-        return binary
+        message: str | bytes = self._pieces.getvalue()
+        self._pieces = None
+        return message
 
     # What we send.
 
@@ -222,7 +213,7 @@ class WebSocketProtocol:
         self.state = state
         if self.ending is None:
             self.ending = ending
-        self._text = self._binary = None
+        self._pieces = None
 
     # How it ended.
 
