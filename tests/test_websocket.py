@@ -14,7 +14,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 
 from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, calls, opened, stall
-from trio_ws_server.errors import ConnectionClosedError, ConnectionClosedOK
+from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.websocket import State
 
 if TYPE_CHECKING:
@@ -190,6 +190,26 @@ async def test_a_recv_that_is_cancelled_anywhere_loses_no_message() -> None:
 
 
 # Flow control
+
+
+@pytest.mark.parametrize("end", ["close", "eof", "open"])
+async def test_of_many_messages_in_one_piece_the_inbox_takes_what_it_has_room_for(end: str) -> None:
+    async with opened(inbox_messages=4) as (websocket, peer):
+        events: list[Event] = [TextMessage(str(number)) for number in range(100)]
+        if end == "close":
+            events.append(CloseConnection(1001))
+        await peer.send(*events)
+        if end == "eof":
+            await peer.stream.send_eof()
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == 4
+        for number in range(100):
+            assert await websocket.recv() == str(number)
+            assert websocket.traffic.messages_received <= number + 1 + 4
+        if end != "open":
+            with pytest.raises(ConnectionClosed) as caught:
+                await websocket.recv()
+            assert caught.value.code == (1001 if end == "close" else 1006)
 
 
 @pytest.mark.parametrize(

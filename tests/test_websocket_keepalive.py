@@ -8,6 +8,7 @@ from contextlib import suppress
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
 from tests.helpers import cancelled_after
@@ -127,9 +128,13 @@ async def test_every_ping_is_answered_with_its_payload() -> None:
         ]
 
 
-async def test_a_ping_that_comes_with_a_close_is_not_answered() -> None:
+async def test_a_ping_is_answered_unless_a_close_came_before_it() -> None:
     async with opened() as (_, peer):
-        await peer.send(Ping(b"ping"), CloseConnection(1000))
+        late = Connection(ConnectionType.CLIENT).send(Ping(b"late"))
+        await peer.stream.send_all(
+            peer.connection.send(Ping(b"ping")) + peer.connection.send(CloseConnection(1000)) + late
+        )
+        assert await peer.receive() == Pong(b"ping")
         assert close_in(await peer.receive()) == Close(1000)
 
 

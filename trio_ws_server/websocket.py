@@ -244,21 +244,12 @@ class WebSocket:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the peer."""
         self._heard_at = trio.current_time()
-        for event in self._protocol.receive_data(data):
-            match event:
-                case Ping(payload):
-                    self._answer_ping(payload)
-                case Pong(payload):
-                    self._pong_received(payload)
-                case message:
-                    self._deliver(message)
-        self._after_protocol()
+        self._take(data)
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""
         self._peer_eof = True
-        self._protocol.receive_eof()
-        self._after_protocol()
+        self._take(b"")
 
     def writable_again(self) -> None:
         """Send the pong that had to wait for room in the write buffer."""
@@ -268,9 +259,32 @@ class WebSocket:
 
     def connection_lost(self) -> None:
         """Take note that the transport is gone."""
-        self.eof_received()
+        self._peer_eof = True
+        self._protocol.receive_eof()
+        self._after_protocol()
 
     # How.
+
+    def _take(self, data: bytes) -> None:
+        """
+        Take bytes from the peer, and what they make of messages, as far as the inbox has room.
+
+        The rest waits in the protocol until reading is resumed, and the peer's end behind it.
+        """
+        room = 0 if self._reading_paused else 1
+        while events := self._protocol.receive_data(data, most=room):
+            match events[0]:
+                case Ping(payload):
+                    self._answer_ping(payload)
+                case Pong(payload):
+                    self._pong_received(payload)
+                case message:
+                    self._deliver(message)
+            data = b""
+            room = 0 if self._reading_paused else 1
+        if self._peer_eof and not self._reading_paused:
+            self._protocol.receive_eof()
+        self._after_protocol()
 
     @property
     def _inbox_full(self) -> bool:
@@ -296,8 +310,9 @@ class WebSocket:
     def _resume_reading(self) -> None:
         self._reading_paused = False
         self._heard_at = trio.current_time()
-        self._transport.resume_reading()
-        self._changes.announce()
+        self._take(b"")
+        if not self._reading_paused:
+            self._transport.resume_reading()
 
     def _after_protocol(self) -> None:
         """Do what follows from a call to the protocol: send its close frame, tell those who wait."""

@@ -21,6 +21,7 @@ State transitions (anything not in the table changes nothing)::
 
 from __future__ import annotations
 
+import sys
 from enum import Enum
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -102,18 +103,20 @@ class WebSocketProtocol:
 
     # What the peer sends.
 
-    def receive_data(self, data: bytes) -> list[str | bytes | Ping | Pong]:
+    def receive_data(self, data: bytes, *, most: int = sys.maxsize) -> list[str | bytes | Ping | Pong]:
         """
-        Take bytes from the peer; return the messages, pings and pongs that they complete.
+        Take bytes from the peer; return the messages, pings and pongs that they complete, ``most`` at the most.
 
-        A message received once a close frame was sent is dropped, and so is a ping. Never raises for what the
-        peer sent: see `state` and `data_to_send` after it.
+        What is left of the bytes is kept as it came, for the next call: a few bytes can be many messages, or, of
+        compressed ones, large messages. A message received once a close frame was sent is dropped, and so is a
+        ping. Never raises for what the peer sent: see `state` and `data_to_send` after it.
         """
         received: list[str | bytes | Ping | Pong] = []
         if self.state is State.CLOSED:
             return received
         self._connection.receive_data(data)
-        for event in self._connection.events():
+        events = self._connection.events()
+        while len(received) < most and (event := next(events, None)) is not None:
             match event:
                 case ws.TextMessage() | ws.BytesMessage():
                     message = self._assemble(event)
