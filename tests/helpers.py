@@ -7,6 +7,7 @@ They are made of h11 and wsproto, not of our own code, and talk over memory stre
 from __future__ import annotations
 
 import logging
+import socket
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -28,6 +29,17 @@ if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 
     from trio_ws_server.application import Application
+
+
+def has_ipv6() -> bool:
+    try:
+        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
+    except OSError:
+        return False
+    return True
+
+
+needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 PEER = Peer(("192.0.2.1", 4000), ("192.0.2.2", 80))
 

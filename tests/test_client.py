@@ -20,7 +20,7 @@ from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import AcceptConnection, CloseConnection, Event, Request, TextMessage
 from wsproto.extensions import PerMessageDeflate
 
-from tests.helpers import cancelled_after
+from tests.helpers import cancelled_after, needs_ipv6
 from trio_ws_server.client import connect
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import (
@@ -40,14 +40,6 @@ SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
 CA.issue_cert("127.0.0.1", "localhost").configure_cert(SERVER_CONTEXT)
 CLIENT_CONTEXT = ssl.create_default_context()
 CA.configure_trust(CLIENT_CONTEXT)
-
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
 
 
 class Peer:
@@ -469,7 +461,7 @@ async def test_the_uri_tells_host_and_port(uri: str, host: bytes, port: int, hos
     assert [request.host for request in requests] == [host_header]
 
 
-@pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
+@needs_ipv6
 async def test_an_ipv6_address_is_dialled_without_its_brackets_and_named_with_them() -> None:
     requests = []
 

@@ -15,6 +15,7 @@ import pytest
 import trio
 from trio.testing import assert_checkpoints, open_stream_to_socket_listener
 
+from tests.helpers import needs_ipv6
 from trio_ws_server.errors import BindError
 from trio_ws_server.listeners import (
     BoundListener,
@@ -27,16 +28,6 @@ from trio_ws_server.listeners import (
 if TYPE_CHECKING:
     from collections.abc import Coroutine, Iterator, Sequence
 
-
-def has_ipv6() -> bool:
-    try:
-        socket.create_server(("::1", 0), family=socket.AF_INET6).close()
-    except OSError:
-        return False
-    return True
-
-
-needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no ::1")
 
 NOBODY = 65534
 
