@@ -14,10 +14,26 @@ from trio_ws_server.headers import RESERVED_FIELDS
 
 SETTINGS = {setting.name: setting for setting in dataclasses.fields(Config)}
 
-TIMES = ["close_timeout", "handshake_timeout", "keep_alive_timeout", "write_timeout"]
+TIMES = ["close_timeout", "handshake_timeout", "keep_alive_timeout", "body_timeout", "write_timeout"]
+TIMES_OR_ZERO = ["graceful_timeout", "graceful_jitter"]
 TIMES_OR_NONE = ["ping_interval", "ping_timeout"]
-COUNTS = ["max_message_size", "inbox_bytes", "inbox_messages", "max_head_size"]
-FLAGS = ["per_message_deflate", "server_header", "date_header", "access_log"]
+COUNTS = [
+    "max_message_size",
+    "max_message_fragments",
+    "inbox_bytes",
+    "inbox_messages",
+    "max_head_size",
+    "max_header_fields",
+]
+COUNTS_OR_NONE = ["limit_connections", "limit_connections_per_ip", "limit_message_rate"]
+FLAGS = [
+    "per_message_deflate",
+    "deflate_server_no_context_takeover",
+    "deflate_client_no_context_takeover",
+    "server_header",
+    "date_header",
+    "access_log",
+]
 
 
 def each(*groups: tuple[list[str], list[Any]]) -> list[tuple[str, Any]]:
@@ -42,11 +58,18 @@ def test_the_defaults_are_those_of_the_design() -> None:
     each(
         (TIMES, [0.001, 1, 10**6]),
         (TIMES_OR_NONE, [None, 0.001, 60]),
-        (["graceful_timeout"], [0, 0.5, 30]),
+        (TIMES_OR_ZERO, [0, 0.5, 30]),
         (COUNTS, [1, 2**40]),
+        (COUNTS_OR_NONE, [None, 1, 2**40]),
+        (["deflate_level"], [0, 9]),
+        (["deflate_mem_level"], [1, 9]),
+        (["deflate_window_bits"], [9, 15]),
+        (["deflate_min_size"], [0, 1024]),
         (["backlog"], [1, 2**31 - 1]),
         (FLAGS, [True, False]),
         (["root_path"], ["", "/a", "/a/b", "/ä"]),
+        (["allowed_origins"], [(), ("https://example.com", "http://*.example.com:*", "null", "")]),
+        (["allowed_hosts"], [(), ("example.com", "*.example.com", "[::1]:8000", "*:80")]),
         (["response_headers"], [(), ((b"X-A", b"b"), (b"x-a", b"")), ((b"Server", b"\xe4 b\tc"),)]),
     ),
 )
@@ -57,12 +80,17 @@ def test_a_setting_has_the_value_that_it_was_given(name: str, value: Any) -> Non
 @pytest.mark.parametrize(
     ("name", "value"),
     each(
-        ([*TIMES, *TIMES_OR_NONE, "graceful_timeout"], [-1, -0.5, math.inf, math.nan, "1", True, False]),
+        ([*TIMES, *TIMES_OR_NONE, *TIMES_OR_ZERO], [-1, -0.5, math.inf, math.nan, "1", True, False]),
         ([*TIMES, *TIMES_OR_NONE], [0]),
-        ([*TIMES, "graceful_timeout"], [None]),
-        ([*TIMES, *TIMES_OR_NONE, "graceful_timeout"], [1e300]),
+        ([*TIMES, *TIMES_OR_ZERO], [None]),
+        ([*TIMES, *TIMES_OR_NONE, *TIMES_OR_ZERO], [1e300]),
         (["backlog"], [2**31]),
         ([*COUNTS, "backlog", "write_high_water", "write_low_water"], [0, -1, 1.0, "1", None, True]),
+        (COUNTS_OR_NONE, [0, -1, 1.0, "1", True]),
+        (["deflate_level"], [-1, 10, 1.0, True]),
+        (["deflate_mem_level"], [0, 10]),
+        (["deflate_window_bits"], [8, 16, "12"]),
+        (["deflate_min_size"], [-1, None, False]),
         (FLAGS, [0, 1, "yes", None]),
         (["root_path"], ["a", "/", "/a/", b"/a", None]),
     ),
@@ -125,7 +153,11 @@ def test_the_keyword_arguments_of_serve_run_and_connect_are_the_settings() -> No
 def test_every_setting_has_an_option_in_a_group_and_a_help_text(name: str) -> None:
     metadata = SETTINGS[name].metadata
     assert metadata["group"] in {"Address", "Connections", "HTTP", "Logs", "WebSocket"}
-    assert metadata["option"].removeprefix("ws-").replace("-", "_") in (name, "header")
+    assert metadata["option"].removeprefix("ws-").replace("-", "_") in (
+        name,
+        name.removesuffix("s"),
+        "header",
+    )
     assert metadata["help"].endswith(".")
 
 

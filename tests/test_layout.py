@@ -38,7 +38,8 @@ ORDER = """
     listeners tls
     protocol.handshake protocol.websocket
     protocol.http1 protocol.deflate
-    config importer
+    config
+    checks importer
     headers errors
     close_codes
 """

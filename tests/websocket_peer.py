@@ -77,7 +77,7 @@ async def opened(
     config = Config(**options)
     ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
     async with open_stream_transport(ours, config) as transport, serving_nursery() as nursery:
-        protocol = WebSocketProtocol(client=client, max_message_size=config.max_message_size)
+        protocol = WebSocketProtocol(config, client=client)
         request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
         websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
         nursery.start_soon(websocket.run)

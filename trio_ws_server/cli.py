@@ -30,8 +30,8 @@ if TYPE_CHECKING:
 
 _CERT_REQS = {"none": ssl.CERT_NONE, "optional": ssl.CERT_OPTIONAL, "required": ssl.CERT_REQUIRED}
 
-_METAVARS: dict[type, str] = {int: "N", float: "SECONDS", str: "PATH"}
-"""How the help shows the value of a `Config` setting, by its type; what is counted, the setting's help says."""
+_METAVARS: dict[type, str] = {int: "N", float: "SECONDS", str: "TEXT", bytes: "FIELD"}
+"""How the help shows the value of a `Config` setting, by its type; what it is, the setting's help says."""
 
 
 class _StartupFailed(click.ClickException):
@@ -114,16 +114,18 @@ _FILE_MODE = _number("a file mode, an octal number from 0 to 777", 0o777, base=8
 def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     """Add an option for each setting of `Config`, named and checked as that has it."""
     for setting in reversed(fields(Config)):
-        option, default = setting.metadata["option"], setting.default
+        option, kind, default = setting.metadata["option"], setting.metadata["kind"], setting.default
         attributes: dict[str, Any] = {"help": setting.metadata["help"], "callback": _checked(setting)}
         declaration = f"--{option}"
-        if isinstance(default, bool):
+        if kind is bool:
             declaration = f"--{option}/--no-{option}"
-        elif isinstance(default, tuple):
-            attributes |= {"multiple": True, "type": _Header(), "metavar": "FIELD", "show_default": False}
         else:
-            kind = type(default)
-            attributes |= {"type": kind, "metavar": _METAVARS[kind], "show_default": default != ""}
+            attributes |= {
+                "type": _Header() if kind is bytes else kind,
+                "metavar": _METAVARS[kind],
+                "multiple": isinstance(default, tuple),
+                "show_default": default not in ("", ()),
+            }
         command = _option(setting.metadata["group"], declaration, default=default, **attributes)(command)
     return command
 

@@ -12,11 +12,12 @@ import trio
 from trio_ws_server.config import Config, Options, check_names
 from trio_ws_server.errors import HandshakeError, InvalidStatus, InvalidURI
 from trio_ws_server.headers import Headers, Request
+from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import Accepted, ClientHandshake, Rejected
 from trio_ws_server.protocol.websocket import WebSocketProtocol
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream, open_stream_transport
-from trio_ws_server.websocket import WebSocket, offered_deflate
+from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Mapping, Sequence
@@ -51,7 +52,7 @@ async def connect(
         raise TypeError(f"subprotocols is a sequence of strings, such as [{subprotocols!r}], not one string")
     config = Config(**options)
     location = _Location.of(uri)
-    deflate = offered_deflate(config)
+    deflate = Deflate(config) if config.per_message_deflate else None
     pairs = headers.items() if hasattr(headers, "items") else headers
     fields = [(name.encode("latin-1"), value.encode("latin-1")) for name, value in pairs]
     handshake = ClientHandshake(
@@ -74,7 +75,7 @@ async def connect(
     ):
         websocket = WebSocket(
             transport,
-            WebSocketProtocol(client=True, max_message_size=config.max_message_size, deflate=deflate),
+            WebSocketProtocol(config, client=True, deflate=deflate),
             config,
             request=Request(location.target, Headers(fields)),
             subprotocol=accepted.subprotocol,

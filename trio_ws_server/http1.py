@@ -45,7 +45,7 @@ class HttpConnection:
         self.body_error: BadRequest | None = None
         """What is wrong with the framing of the current request's body, as far as it has been read."""
         self._config = config
-        self._exchange = Exchange(max_head_size=config.max_head_size)
+        self._exchange = Exchange(config)
         self._first = True
         self._draining = False
         self._eof = False
@@ -301,7 +301,7 @@ class HttpConnection:
             await self._skip_body()
         if not self._exchange.reusable:
             return False
-        self._exchange = Exchange(max_head_size=self._config.max_head_size, leftover=self._exchange.leftover)
+        self._exchange = Exchange(self._config, leftover=self._exchange.leftover)
         self.status = None
         self.body_sent = 0
         self._resume_reading()

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 from trio_ws_server.errors import ClientDisconnected
 from trio_ws_server.headers import Headers, Request
 from trio_ws_server.logs import log_websocket_accepted
+from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.websocket import State, WebSocketProtocol
-from trio_ws_server.websocket import WebSocket, offered_deflate
+from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -59,13 +60,13 @@ class Upgrade:
         Frames that came with the request are in its inbox. Raises ``ValueError`` for a subprotocol that was not
         offered or header fields that cannot be sent; nothing has been sent then.
         """
-        deflate = offered_deflate(self._config)
+        deflate = Deflate(self._config) if self._config.per_message_deflate else None
         response = self._handshake.accept(
             subprotocol=subprotocol, headers=self.http.with_default_headers(headers), deflate=deflate
         )
         websocket = WebSocket(
             self.http.transport,
-            WebSocketProtocol(client=False, max_message_size=self._config.max_message_size, deflate=deflate),
+            WebSocketProtocol(self._config, client=False, deflate=deflate),
             self._config,
             request=Request(self.request.target.decode("ascii"), Headers(self.request.headers)),
             subprotocol=subprotocol,

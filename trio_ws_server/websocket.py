@@ -20,7 +20,6 @@ import trio
 
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
-from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 from trio_ws_server.scheduling import Changes, pace
 
@@ -379,13 +378,6 @@ class WebSocket:
             with trio.move_on_at(deadline):
                 await self._changes.until(lambda: ping.answered_at is not None)
         return True
-
-
-def offered_deflate(config: Config) -> Deflate | None:
-    """Return the compression for one connection, to be negotiated, if the configuration wants any."""
-    if not config.per_message_deflate:
-        return None
-    return Deflate(DeflateSettings(), max_message_size=config.max_message_size)
 
 
 def _size(message: str | bytes) -> int:

@@ -24,8 +24,9 @@ from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
 
 from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from trio_ws_server.config import Config
 from trio_ws_server.errors import HandshakeError
-from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
+from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import (
     Accepted,
     ClientHandshake,
@@ -55,11 +56,11 @@ FIELDS = {
 
 
 def deflate() -> Deflate:
-    return Deflate(DeflateSettings(), LIMIT)
+    return Deflate(Config(max_message_size=LIMIT))
 
 
 def parsed(stream: bytes) -> h11.Request:
-    request = Exchange(max_head_size=LIMIT, leftover=stream).next_request()
+    request = Exchange(Config(max_head_size=LIMIT), leftover=stream).next_request()
     assert request is not None
     return request
 

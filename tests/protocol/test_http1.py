@@ -11,6 +11,7 @@ from hypothesis import example, given
 from hypothesis import strategies as st
 
 from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from trio_ws_server.config import Config
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
 
 if TYPE_CHECKING:
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     InPieces = Callable[[bytes], Iterator[bytes]]
 
 LIMIT = 64 * 1024
+LIMITED = Config(max_head_size=LIMIT)
 
 
 class Read(NamedTuple):
@@ -37,8 +39,8 @@ class Reader:
     def __init__(self, max_head_size: int = LIMIT) -> None:
         self.seen: list[Read | HTTPStatus] = []
         """The requests read; if the last of it is a status, what came behind them was refused with that."""
-        self.exchange = Exchange(max_head_size=max_head_size)
-        self._max_head_size = max_head_size
+        self._config = Config(max_head_size=max_head_size)
+        self.exchange = Exchange(self._config)
         self._body = b""
 
     def feed(self, pieces: Iterable[bytes]) -> Reader:
@@ -73,7 +75,7 @@ class Reader:
         self.exchange.respond(204, [])
         self.exchange.end_body()
         if self.exchange.reusable:
-            self.exchange = Exchange(max_head_size=self._max_head_size, leftover=self.exchange.leftover)
+            self.exchange = Exchange(self._config, leftover=self.exchange.leftover)
             self._body = b""
         return not self.exchange.response_complete
 
@@ -233,7 +235,7 @@ def test_it_is_refused_before_its_head_is_complete_where_that_is_clear_by_then(s
 
 
 def test_a_refusal_keeps_being_one() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(chunked(b"0\r\nA: b\n\n" + get()))
     assert exchange.next_request() is not None
     for _ in range(2):
@@ -247,7 +249,7 @@ def test_a_refusal_keeps_being_one() -> None:
 
 def test_a_refusal_says_what_is_wrong() -> None:
     with pytest.raises(BadRequest, match="perhaps TLS was meant"):
-        Exchange(max_head_size=LIMIT, leftover=b"\x16\x03\x01").next_request()
+        Exchange(LIMITED, leftover=b"\x16\x03\x01").next_request()
 
 
 # The size of a head
@@ -346,7 +348,7 @@ def test_pipelined_requests_are_read_one_after_the_other() -> None:
 
 
 def test_what_follows_a_request_is_left_over_byte_for_byte() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(get(b"Connection: Upgrade", b"Upgrade: websocket") + b"\x81\x85\r\n\r\n")
     assert exchange.next_request() is not None
     exchange.receive_data(b"more")
@@ -357,7 +359,7 @@ def test_what_follows_a_request_is_left_over_byte_for_byte() -> None:
 
 
 def test_the_end_of_a_body_is_told_again_and_again() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(get())
     assert exchange.next_request() is not None
     assert [exchange.next_body(), exchange.next_body()] == [b"", b""]
@@ -388,7 +390,7 @@ def test_a_body_is_read_whole_whatever_its_framing(stream: bytes, body: bytes) -
 
 def test_only_what_was_read_of_a_body_counts_as_read() -> None:
     """Who reads the network pauses by `unread`: pieces that nobody has asked for yet must be in it."""
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(chunked(b"1\r\na\r\n1\r\nb\r\n"))
     assert exchange.next_request() is not None
     assert exchange.next_body() == b"a"
@@ -502,7 +504,7 @@ def test_any_request_that_h11_writes_is_read_back_the_same(
 
 def exchange_for(stream: bytes) -> Exchange:
     """Return an exchange whose request has been read whole."""
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(stream)
     assert exchange.next_request() is not None
     while exchange.next_body():
@@ -689,7 +691,7 @@ def test_a_response_is_started_with_its_head_and_complete_with_the_end_of_its_bo
 
 
 def test_a_connection_takes_another_request_only_when_the_one_before_was_read_whole() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(post(b"Content-Length: 3", body=b"ab"))
     assert exchange.next_request() is not None
     exchange.respond(200, [(b"content-length", b"0")])
@@ -703,7 +705,7 @@ def test_a_connection_takes_another_request_only_when_the_one_before_was_read_wh
 
 
 def test_a_refused_request_is_answered_in_a_way_that_any_client_reads() -> None:
-    exchange = Exchange(max_head_size=LIMIT, leftover=b"garbage\r\n\r\n")
+    exchange = Exchange(LIMITED, leftover=b"garbage\r\n\r\n")
     with pytest.raises(BadRequest) as refusal:
         exchange.next_request()
     wire = exchange.respond(refusal.value.status, refusal.value.headers) + exchange.send_body(b"why")
@@ -712,7 +714,7 @@ def test_a_refused_request_is_answered_in_a_way_that_any_client_reads() -> None:
 
 
 def test_a_client_that_waits_for_100_continue_gets_it_before_the_response() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(post(b"Content-Length: 3", b"Expect: 100-Continue", body=b""))
     assert exchange.next_request() is not None
     expected = exchange.continue_expected
@@ -721,7 +723,7 @@ def test_a_client_that_waits_for_100_continue_gets_it_before_the_response() -> N
 
 
 def test_a_client_that_sends_its_body_does_not_wait_for_100_continue() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(post(b"Content-Length: 3", b"Expect: 100-continue", body=b"a"))
     assert exchange.next_request() is not None
     assert exchange.next_body() == b"a"
@@ -729,14 +731,14 @@ def test_a_client_that_sends_its_body_does_not_wait_for_100_continue() -> None:
 
 
 def test_a_client_of_http_1_0_does_not_wait_for_100_continue() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(get(b"Content-Length: 3", b"Expect: 100-continue", line=b"POST / HTTP/1.0"))
     assert exchange.next_request() is not None
     assert not exchange.continue_expected
 
 
 def test_a_client_that_is_answered_does_not_wait_for_100_continue() -> None:
-    exchange = Exchange(max_head_size=LIMIT)
+    exchange = Exchange(LIMITED)
     exchange.receive_data(post(b"Content-Length: 3", b"Expect: 100-continue", body=b""))
     assert exchange.next_request() is not None
     exchange.respond(413, [(b"content-length", b"0")])

@@ -21,8 +21,9 @@ from wsproto.events import Pong as WsprotoPong
 
 from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
 from trio_ws_server.close_codes import Close, CloseCode
+from trio_ws_server.config import Config
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
-from trio_ws_server.protocol.deflate import Deflate, DeflateSettings
+from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State, WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ Received = str | bytes | Ping | Pong
 def websocket(
     *, client: bool = False, limit: int = LIMIT, deflate: Deflate | None = None
 ) -> WebSocketProtocol:
-    return WebSocketProtocol(client=client, max_message_size=limit, deflate=deflate)
+    return WebSocketProtocol(Config(max_message_size=limit), client=client, deflate=deflate)
 
 
 def header(opcode: int, length: int, *, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
@@ -292,7 +293,7 @@ def test_an_end_that_fails_tells_the_peer_as_much_of_the_reason_as_a_close_frame
 
 @SIDES
 @pytest.mark.parametrize("opcode", [TEXT, BINARY])
-@pytest.mark.parametrize("size", [0, 1, 125, 126, 2**16 - 1, 2**16])
+@pytest.mark.parametrize("size", [1, 125, 126, 2**16 - 1, 2**16])
 def test_a_message_may_be_as_large_as_the_limit_and_no_byte_larger(
     size: int, opcode: int, client: bool
 ) -> None:
@@ -341,7 +342,7 @@ def test_many_messages_may_together_be_larger_than_the_limit() -> None:
 
 def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
     def deflated() -> tuple[Deflate, Deflate]:
-        ours, theirs = (Deflate(DeflateSettings(min_size=0), LIMIT) for _ in range(2))
+        ours, theirs = (Deflate(Config(deflate_min_size=0, max_message_size=LIMIT)) for _ in range(2))
         answer = ours.accept(f"permessage-deflate; {theirs.offer()}")
         theirs.finalize(f"permessage-deflate; {answer}")
         return ours, theirs

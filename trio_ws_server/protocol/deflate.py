@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import sys
 import zlib
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from wsproto.events import RejectConnection
@@ -25,7 +24,7 @@ if TYPE_CHECKING:
 
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
-__all__ = ["Deflate", "DeflateSettings"]
+    from trio_ws_server.config import Config
 
 # RFC 7692 section 7.1: two parameters without a value, and two whose value is a window's size in bits.
 _SWITCHES = ("server_no_context_takeover", "client_no_context_takeover")
@@ -43,67 +42,32 @@ _TAIL = b"\x00\x00\xff\xff"
 _PIECE_SIZE = 4096
 
 
-@dataclass(frozen=True, kw_only=True, slots=True)
-class DeflateSettings:
-    """
-    How messages are compressed, and what is asked of the peer.
-
-    - ``level``: zlib's compression level, from 0 (none) to 9 (smallest).
-    - ``mem_level``: zlib's memory level, from 1 to 9. A connection's compressor takes
-      ``2 ** (window_bits + 2) + 2 ** (mem_level + 9)`` bytes: 32 KiB, where zlib's own defaults take 256 KiB.
-    - ``window_bits``: the largest LZ77 window, ``2 ** window_bits`` bytes, from 9 to 15: our compressor's,
-      and on the server also the client's if the client lets the server choose.
-    - ``min_size``: a message of fewer bytes, sent as one frame, goes uncompressed. By default 64: under that,
-      less is saved than the headers of one packet take.
-    - ``server_no_context_takeover``, ``client_no_context_takeover``: that side starts each message afresh.
-      Neither side holds memory for it between messages, but messages that are alike compress less.
-
-    Raises ``ValueError`` for a value out of its range.
-    """
-
-    level: int = 6
-    mem_level: int = 5
-    window_bits: int = 12
-    min_size: int = 64
-    server_no_context_takeover: bool = False
-    client_no_context_takeover: bool = False
-
-    def __post_init__(self) -> None:
-        ranges = {"level": (0, 9), "mem_level": (1, 9), "window_bits": (_SMALLEST_WINDOW, _LARGEST_WINDOW)}
-        for name, (least, most) in ranges.items():
-            value = getattr(self, name)
-            if value not in range(least, most + 1):
-                raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")
-        if self.min_size < 0:
-            raise ValueError(f"min_size must be a number of bytes, 0 or more, not {self.min_size!r}")
-
-
 class Deflate(Extension):
     """
     permessage-deflate on one connection, on either side of it.
 
     wsproto's handshake calls ``accept`` on the server, ``offer`` and ``finalize`` on the client.
-    ``max_message_size`` is in bytes after inflation: a compressed message that passes it fails the connection
-    with 1009, there and then. Messages that come uncompressed are the caller's to bound.
+    A compressed message that inflates to more than ``max_message_size`` fails the connection with 1009, there
+    and then. Messages that come uncompressed are the caller's to bound.
     """
 
     name = "permessage-deflate"
 
     __slots__ = (
         "_compressor",
+        "_config",
         "_decompressor",
         "_enabled",
         "_frame_is_compressed",
         "_message_is_compressed",
         "_sending_compressed",
-        "_settings",
     )
 
-    def __init__(self, settings: DeflateSettings, max_message_size: int) -> None:
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._enabled = False
-        self._compressor = _Compressor(settings)
-        self._decompressor = _Decompressor(max_message_size)
+        self._compressor = _Compressor(config)
+        self._decompressor = _Decompressor(config.max_message_size)
         self._message_is_compressed = False
         self._frame_is_compressed = False
         self._sending_compressed = False
@@ -114,7 +78,7 @@ class Deflate(Extension):
 
     def compresses(self, size: int) -> bool:
         """Whether a message of this size, in bytes, is compressed when it is sent as one frame."""
-        return self._enabled and size >= self._settings.min_size
+        return self._enabled and size >= self._config.deflate_min_size
 
     # The handshake (RFC 7692 section 7.1)
 
@@ -130,13 +94,15 @@ class Deflate(Extension):
             offered = _parse(offer, valueless=(*_SWITCHES, "client_max_window_bits"))
             # Section 7.1.1: asked or unasked, a server may turn context takeover off.
             agreed: dict[str, int | None] = {
-                switch: None for switch in _SWITCHES if switch in offered or getattr(self._settings, switch)
+                switch: None
+                for switch in _SWITCHES
+                if switch in offered or getattr(self._config, f"deflate_{switch}")
             }
             # Section 7.1.2: the answer is at most what was offered. A client's window that was not offered
             # must not be answered; the server's might be, but not every client would have it.
             for window in _WINDOWS:
                 if window in offered:
-                    agreed[window] = min(offered[window] or _LARGEST_WINDOW, self._settings.window_bits)
+                    agreed[window] = min(offered[window] or _LARGEST_WINDOW, self._config.deflate_window_bits)
             self._enable("server", "client", agreed)
         except ValueError:
             return None
@@ -149,8 +115,10 @@ class Deflate(Extension):
         The server's window is left to the server: some decline an offer that limits it, others ignore the
         limit.
         """
-        asked: dict[str, int | None] = {"client_max_window_bits": self._settings.window_bits}
-        return _format(asked | {switch: None for switch in _SWITCHES if getattr(self._settings, switch)})
+        asked: dict[str, int | None] = {"client_max_window_bits": self._config.deflate_window_bits}
+        return _format(
+            asked | {switch: None for switch in _SWITCHES if getattr(self._config, f"deflate_{switch}")}
+        )
 
     def finalize(self, offer: str) -> None:
         """Take the server's answer to the offer; a bad one raises wsproto's ``RemoteProtocolError``."""
@@ -159,13 +127,15 @@ class Deflate(Extension):
                 raise ValueError("the offer was answered already")
             agreed = _parse(offer, valueless=_SWITCHES)
             # Section 7.1.1.1: a server accepts this parameter by answering it.
-            if self._settings.server_no_context_takeover and "server_no_context_takeover" not in agreed:
+            if self._config.deflate_server_no_context_takeover and "server_no_context_takeover" not in agreed:
                 raise ValueError("server_no_context_takeover was asked for and is missing")
             # Section 7.1.2.2
-            if (agreed.get("client_max_window_bits") or 0) > self._settings.window_bits:
-                raise ValueError(f"client_max_window_bits is above the {self._settings.window_bits} offered")
+            if (agreed.get("client_max_window_bits") or 0) > self._config.deflate_window_bits:
+                raise ValueError(
+                    f"client_max_window_bits is above the {self._config.deflate_window_bits} offered"
+                )
             # Section 7.1.1.2: a client that offers this is bound by it, whatever the server answers.
-            if self._settings.client_no_context_takeover:
+            if self._config.deflate_client_no_context_takeover:
                 agreed["client_no_context_takeover"] = None
             self._enable("client", "server", agreed)
         except ValueError as error:
@@ -176,7 +146,7 @@ class Deflate(Extension):
 
     def _enable(self, own: str, peer: str, agreed: dict[str, int | None]) -> None:
         """Raise ``ValueError`` if zlib cannot compress with the window agreed on."""
-        own_bits = agreed.get(f"{own}_max_window_bits") or self._settings.window_bits
+        own_bits = agreed.get(f"{own}_max_window_bits") or self._config.deflate_window_bits
         if own_bits < _SMALLEST_WINDOW:
             raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
         self._compressor.window_bits = own_bits
@@ -237,18 +207,18 @@ class Deflate(Extension):
 class _Compressor:
     """The stream of what is sent (RFC 7692 section 7.2.1)."""
 
-    __slots__ = ("_settings", "_stream", "keeps_context", "window_bits")
+    __slots__ = ("_config", "_stream", "keeps_context", "window_bits")
 
-    def __init__(self, settings: DeflateSettings) -> None:
-        self._settings = settings
+    def __init__(self, config: Config) -> None:
+        self._config = config
         self._stream: zlib._Compress | None = None
-        self.window_bits = settings.window_bits
+        self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
     def compress(self, data: bytes, *, fin: bool) -> bytes:
         if self._stream is None:
             self._stream = zlib.compressobj(
-                self._settings.level, zlib.DEFLATED, -self.window_bits, self._settings.mem_level
+                self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
             )
         # A flush at the end of each frame lets the peer have all of it before the next one comes.
         compressed = self._stream.compress(data) + self._stream.flush(zlib.Z_SYNC_FLUSH)

@@ -21,6 +21,8 @@ import h11
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trio_ws_server.config import Config
+
 HEAD_END = b"\r\n\r\n"
 BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
@@ -50,13 +52,13 @@ class BadRequest(Exception):
 class Exchange:
     """One request from a client and the response to it."""
 
-    def __init__(self, *, max_head_size: int, leftover: bytes = b"") -> None:
+    def __init__(self, config: Config, *, leftover: bytes = b"") -> None:
         self.request: h11.Request | None = None
         self.must_close = False
         """Set before the response starts, it says ``Connection: close`` in it."""
         # What h11 may hold of lines that are not complete is bounded by _check_lines.
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=sys.maxsize)
-        self._max_head_size = max_head_size
+        self._max_head_size = config.max_head_size
         self._unread = bytearray(leftover)
         self._checked = 0
         """How many of the next bytes have gone through _check_lines."""

@@ -37,6 +37,7 @@ from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, Conne
 if TYPE_CHECKING:
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
+    from trio_ws_server.config import Config
     from trio_ws_server.protocol.deflate import Deflate
 
 
@@ -85,15 +86,15 @@ class Pong(NamedTuple):
 class WebSocketProtocol:
     """One end of a WebSocket connection, from the end of its opening handshake on."""
 
-    def __init__(self, *, client: bool, max_message_size: int, deflate: Deflate | None = None) -> None:
+    def __init__(self, config: Config, *, client: bool, deflate: Deflate | None = None) -> None:
         self.client = client
         self.state = State.OPEN
         self.ending: Ending | None = None
         self.close_received: Close | None = None
         self.close_sent: Close | None = None
-        self._max_message_size = max_message_size
+        self._max_message_size = config.max_message_size
         self._bad_gateway = _BadGateway()
-        extensions: list[Extension] = [_SizeLimit(max_message_size), self._bad_gateway]
+        extensions: list[Extension] = [_SizeLimit(config.max_message_size), self._bad_gateway]
         if deflate is not None:
             extensions.append(deflate)
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
