@@ -26,6 +26,8 @@ if TYPE_CHECKING:
 HEAD_END = b"\r\n\r\n"
 BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
 _FOLDED_LINE = re.compile(rb"\r\n[ \t]")
+# RFC 9110 section 5.5: h11 lets all but NUL pass, which Go and Node refuse.
+_CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 # RFC 9112 section 3.2: origin-form, absolute-form (of a URI with a host: RFC 9110 section 4.2.1), asterisk-form.
@@ -244,6 +246,8 @@ class Exchange:
             raise BadRequest("lines must end in CR LF")
         if _FOLDED_LINE.search(data, start, end):
             raise BadRequest("fields must not be folded over several lines")
+        if _CONTROL_CHARACTER.search(data, start, end):
+            raise BadRequest("lines must not hold control characters")
         if size > self._max_head_size:
             raise BadRequest(
                 f"header or trailer fields of more than {self._max_head_size} bytes",
