@@ -31,6 +31,7 @@ ORDER = """
     upgrade app_errors
     logs
     websocket http1
+    rate_limit
     transport
     transport.stream transport.tls
     transport.base scheduling

@@ -79,7 +79,7 @@ async def opened(
     async with open_stream_transport(ours, config) as transport, serving_nursery() as nursery:
         protocol = WebSocketProtocol(config, client=client)
         request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
-        websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
+        websocket = WebSocket(transport, protocol, config, nursery, request=request, subprotocol="chat")
         nursery.start_soon(websocket.run)
         yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
     assert websocket.state is State.CLOSED

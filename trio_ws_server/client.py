@@ -77,6 +77,7 @@ async def connect(
             transport,
             WebSocketProtocol(config, client=True, deflate=deflate),
             config,
+            nursery,
             request=Request(location.target, Headers(fields)),
             subprotocol=accepted.subprotocol,
         )

@@ -68,6 +68,7 @@ class Upgrade:
             self.http.transport,
             WebSocketProtocol(self._config, client=False, deflate=deflate),
             self._config,
+            self._nursery,
             request=Request(self.request.target.decode("ascii"), Headers(self.request.headers)),
             subprotocol=subprotocol,
         )

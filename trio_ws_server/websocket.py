@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import os
 from collections import deque
+from contextlib import closing
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
@@ -20,7 +21,8 @@ import trio
 
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
-from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
+from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
+from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
 
 if TYPE_CHECKING:
@@ -32,6 +34,9 @@ if TYPE_CHECKING:
 
 MAX_PING_PAYLOAD = 125
 """RFC 6455 section 5.5."""
+
+EVENTS_PER_TURN = 64
+"""Frames that are taken before other tasks get their turn: a few ms, while one read can bring 10,000 frames."""
 
 
 @dataclass(slots=True)
@@ -63,11 +68,12 @@ class WebSocket:
         transport: Transport,
         protocol: WebSocketProtocol,
         config: Config,
+        nursery: trio.Nursery,
         *,
         request: Request,
         subprotocol: str | None,
     ) -> None:
-        """Become the transport's receiver."""
+        """Become the transport's receiver. ``nursery`` is to run what the connection has to do, `run` included."""
         self.request = request
         self.subprotocol = subprotocol
         """The subprotocol agreed on, None if there is none."""
@@ -75,6 +81,8 @@ class WebSocket:
         self._transport = transport
         self._protocol = protocol
         self._config = config
+        self._nursery = nursery
+        self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
         self._inbox: deque[tuple[str | bytes, int]] = deque()
         self._inbox_bytes = 0
         self._changes = Changes()
@@ -82,6 +90,9 @@ class WebSocket:
         self._open_scope = trio.CancelScope()
         self._ended = trio.Event()
         self._reading_paused = False
+        self._behind = False
+        self._catching_up = False
+        self._compressing = False
         # The last sign of life, or the last moment that could have shown one: see _ping_answered.
         self._heard_at = trio.current_time()
         self._pings: dict[bytes, _SentPing] = {}
@@ -123,9 +134,10 @@ class WebSocket:
         """
         Send a text message (``str``) or a binary message (bytes-like).
 
-        Waits, before and after, while more than ``write_high_water`` bytes wait to be taken by the peer.
-        Cancelling it leaves either nothing or the whole message to be sent. Raises `ConnectionClosed` if the
-        connection is not open or is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError``
+        Waits, before and after, while more than ``write_high_water`` bytes wait to be taken by the peer, and while
+        a large message is compressed, in steps between which other tasks have their turn. Cancelling it leaves
+        either nothing or the whole message to be sent. Raises `ConnectionClosed` if the connection is not open or
+        is lost while waiting, ``TypeError`` for another type, ``UnicodeEncodeError``
         for a ``str`` that is not Unicode text.
         """
         await pace()
@@ -134,8 +146,11 @@ class WebSocket:
         elif not isinstance(message, str | bytes):
             raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
         # Before as well as after: one message each of many who gave up on waiting would be too much.
-        if self._transport.congested and self._protocol.state is State.OPEN:
+        while self._protocol.state is State.OPEN and (self._compressing or self._transport.congested):
+            await self._changes.until(lambda: not self._compressing)
             await self._room_to_send()
+        if self._protocol.takes_long(message):
+            await self._compress_ahead(message)
         self._transport.write(self._protocol.send_message(message))
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += _size(message)
@@ -243,12 +258,13 @@ class WebSocket:
     def data_received(self, data: bytes) -> None:
         """Take bytes from the peer."""
         self._heard_at = trio.current_time()
-        self._take(data)
+        self._protocol.receive_data(data)
+        self._take()
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""
         self._peer_eof = True
-        self._take(b"")
+        self._take()
 
     def writable_again(self) -> None:
         """Send the pong that had to wait for room in the write buffer."""
@@ -264,32 +280,73 @@ class WebSocket:
 
     # How.
 
-    def _take(self, data: bytes) -> None:
+    def _take(self) -> None:
         """
-        Take bytes from the peer, and what they make of messages, as far as the inbox has room.
+        Take what the peer's bytes make of messages, as far as the inbox has room, and for one turn at most.
 
-        The rest waits in the protocol until reading is resumed, and the peer's end behind it.
+        The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
         """
-        room = 0 if self._reading_paused else 1
-        while events := self._protocol.receive_data(data, most=room):
-            match events[0]:
-                case Ping(payload):
-                    self._answer_ping(payload)
-                case Pong(payload):
-                    self._pong_received(payload)
-                case message:
-                    self._deliver(message)
-            data = b""
-            room = 0 if self._reading_paused else 1
-        if self._peer_eof and not self._reading_paused:
-            self._protocol.receive_eof()
+        self._behind = False
+        for _ in range(EVENTS_PER_TURN):
+            if self._reading_paused:
+                break
+            event = self._protocol.next_event()
+            if event is None:
+                if self._peer_eof:
+                    self._protocol.receive_eof()
+                break
+            if event is not Internal.EVENT:
+                self._take_event(event)
+        else:
+            self._behind = True
+            if not self._catching_up:
+                self._catching_up = True
+                self._nursery.start_soon(self._catch_up)
         self._after_protocol()
+
+    def _take_event(self, event: str | bytes | Ping | Pong) -> None:
+        if self._rate_limit is not None and not self._rate_limit.allows(trio.current_time()):
+            reason = f"more than {self._config.limit_message_rate} messages a second"
+            self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
+            return
+        match event:
+            case Ping(payload):
+                self._answer_ping(payload)
+            case Pong(payload):
+                self._pong_received(payload)
+            case message:
+                self._deliver(message)
+
+    async def _catch_up(self) -> None:
+        """Take what is there turn by turn, and nothing more from the network meanwhile."""
+        self._transport.pause_reading()
+        while self._behind:
+            await trio.lowlevel.checkpoint()
+            self._take()
+        self._catching_up = False
+        if not self._reading_paused:
+            self._transport.resume_reading()
 
     @property
     def _inbox_full(self) -> bool:
         return (
             self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
         )
+
+    async def _compress_ahead(self, message: str | bytes) -> None:
+        """
+        Compress a large message with a checkpoint at each step; other senders wait meanwhile.
+
+        Not in a thread: that cannot be cancelled, and the compressor can be set back only when nobody is in it.
+        """
+        self._compressing = True
+        try:
+            with closing(self._protocol.compress_ahead(message)) as steps:
+                for _ in steps:
+                    await trio.lowlevel.checkpoint()
+        finally:
+            self._compressing = False
+            self._changes.announce()
 
     async def _room_to_send(self) -> None:
         await self._transport.drain()
@@ -309,8 +366,8 @@ class WebSocket:
     def _resume_reading(self) -> None:
         self._reading_paused = False
         self._heard_at = trio.current_time()
-        self._take(b"")
-        if not self._reading_paused:
+        self._take()
+        if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()
 
     def _after_protocol(self) -> None:

@@ -24,7 +24,7 @@ from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.config import Config
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.deflate import Deflate
-from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State, WebSocketProtocol
+from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State, WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -43,6 +43,16 @@ def websocket(
     *, client: bool = False, limit: int = LIMIT, deflate: Deflate | None = None
 ) -> WebSocketProtocol:
     return WebSocketProtocol(Config(max_message_size=limit), client=client, deflate=deflate)
+
+
+def receive(end: WebSocketProtocol, data: bytes) -> list[Received]:
+    """Give bytes to an end; return the messages, pings and pongs that they bring."""
+    end.receive_data(data)
+    received: list[Received] = []
+    while (event := end.next_event()) is not None:
+        if event is not Internal.EVENT:
+            received.append(event)
+    return received
 
 
 def header(opcode: int, length: int, *, fin: bool = True, rsv: int = 0, masked: bool = True) -> bytes:
@@ -83,7 +93,7 @@ def feed(end: WebSocketProtocol, pieces: Iterable[bytes]) -> Trace:
     received: list[Received] = []
     sent = b""
     for piece in pieces:
-        received += end.receive_data(piece)
+        received += receive(end, piece)
         sent += end.data_to_send()
     return Trace(received, sent[:4], end.state, end.ending, end.close.code, end.close_received)
 
@@ -96,7 +106,7 @@ def put_into(state: State, *, client: bool = False) -> WebSocketProtocol:
     if state is not State.OPEN:
         end.send_close(Close(1000))
     if state is State.CLOSED:
-        end.receive_data(close_frame(1000, masked=not client))
+        receive(end, close_frame(1000, masked=not client))
     end.data_to_send()
     assert end.state is state
     return end
@@ -110,7 +120,7 @@ class Row(NamedTuple):
 
 
 def arrives(opcode: int, payload: bytes) -> Callable[[WebSocketProtocol], object]:
-    return lambda end: end.receive_data(frame(opcode, payload, masked=not end.client))
+    return lambda end: receive(end, frame(opcode, payload, masked=not end.client))
 
 
 TABLE = {
@@ -133,8 +143,8 @@ TABLE = {
     "a message arrives": Row(arrives(TEXT, b"a"), {}),
     "a ping arrives": Row(arrives(PING, b"a"), {}),
     "a pong arrives": Row(arrives(PONG, b"a"), {}),
-    "part of a frame arrives": Row(lambda end: end.receive_data(b"\x81"), {}),
-    "nothing arrives": Row(lambda end: end.receive_data(b""), {}),
+    "part of a frame arrives": Row(lambda end: receive(end, b"\x81"), {}),
+    "nothing arrives": Row(lambda end: receive(end, b""), {}),
 }
 
 
@@ -183,23 +193,23 @@ def test_nothing_but_a_close_frame_can_be_sent_once_the_connection_is_not_open(
 
 def test_once_a_close_frame_is_sent_messages_and_pings_are_dropped_until_the_peers_close_frame() -> None:
     end = put_into(State.CLOSING)
-    assert end.receive_data(frame(TEXT, b"a") + frame(PING) + frame(BINARY, b"b", fin=False)) == []
-    assert end.receive_data(frame(CONTINUATION, b"c") + close_frame(1000)) == []
+    assert receive(end, frame(TEXT, b"a") + frame(PING) + frame(BINARY, b"b", fin=False)) == []
+    assert receive(end, frame(CONTINUATION, b"c") + close_frame(1000)) == []
     assert end.state is State.CLOSED
 
 
 def test_a_message_whose_rest_comes_after_our_close_frame_is_dropped() -> None:
     end = websocket()
-    assert end.receive_data(frame(TEXT, b"a", fin=False)) == []
+    assert receive(end, frame(TEXT, b"a", fin=False)) == []
     end.send_close(Close(1000))
-    assert end.receive_data(frame(CONTINUATION, b"b") + close_frame()) == []
+    assert receive(end, frame(CONTINUATION, b"b") + close_frame()) == []
     assert end.close_received == Close(1005)
 
 
 def test_what_follows_the_peers_close_frame_is_ignored() -> None:
     end = websocket()
-    assert end.receive_data(frame(TEXT, b"a") + close_frame(1000) + frame(TEXT, b"b") + b"garbage") == ["a"]
-    assert end.receive_data(frame(TEXT, b"c")) == []
+    assert receive(end, frame(TEXT, b"a") + close_frame(1000) + frame(TEXT, b"b") + b"garbage") == ["a"]
+    assert receive(end, frame(TEXT, b"c")) == []
     assert end.close_sent == Close(1000)
 
 
@@ -207,7 +217,7 @@ def test_what_follows_the_peers_close_frame_is_ignored() -> None:
 def test_messages_received_before_garbage_are_delivered(client: bool) -> None:
     end = websocket(client=client)
     stream = frame(TEXT, b"a", masked=not client) + frame(PING, b"b", masked=not client) + b"\xff\xff"
-    assert end.receive_data(stream) == ["a", Ping(b"b")]
+    assert receive(end, stream) == ["a", Ping(b"b")]
     assert end.state is State.CLOSED
 
 
@@ -261,7 +271,7 @@ def test_an_error_of_the_peer_is_answered_with_one_close_frame_and_then_nothing(
     code, wrong = errors(masked=not client)[error]
     sent = b""
     for piece in in_pieces(wrong + frame(TEXT, b"a", masked=not client) + frame(PING, masked=not client)):
-        assert end.receive_data(piece) == []
+        assert receive(end, piece) == []
         sent += end.data_to_send()
     [answer] = frames_of(sent, from_client=client)
     assert answer.opcode is WebsocketsOpcode.CLOSE
@@ -276,7 +286,7 @@ def test_an_error_of_the_peer_is_answered_with_one_close_frame_and_then_nothing(
 @pytest.mark.parametrize("text", [b"\xff", b"a\xe2(", b"\xe2\x82\xac" * 60 + b"\xff"])
 def test_text_is_known_to_be_wrong_before_its_frame_is_complete(text: bytes) -> None:
     end = websocket()
-    end.receive_data(frame(TEXT, text + b"a" * 100)[:-50])
+    receive(end, frame(TEXT, text + b"a" * 100)[:-50])
     assert end.close_sent is not None
     assert end.close_sent.code == 1007
 
@@ -299,8 +309,8 @@ def test_a_message_may_be_as_large_as_the_limit_and_no_byte_larger(
 ) -> None:
     end = websocket(client=client, limit=size)
     message: str | bytes = "a" * size if opcode == TEXT else b"a" * size
-    assert end.receive_data(frame(opcode, b"a" * size, masked=not client)) == [message]
-    end.receive_data(frame(opcode, b"a" * (size + 1), masked=not client))
+    assert receive(end, frame(opcode, b"a" * size, masked=not client)) == [message]
+    receive(end, frame(opcode, b"a" * (size + 1), masked=not client))
     assert end.close_sent == Close(1009, f"message is larger than {size} bytes")
 
 
@@ -313,7 +323,7 @@ def test_a_message_too_large_is_refused_by_its_header_before_any_of_its_payload(
 ) -> None:
     end = websocket(client=client)
     for piece in in_pieces(header(opcode, length, masked=not client)):
-        end.receive_data(piece)
+        receive(end, piece)
     assert end.close_sent is not None
     assert end.close_sent.code == CloseCode.MESSAGE_TOO_BIG
 
@@ -337,7 +347,7 @@ def test_the_fragments_of_a_message_count_together_and_pings_between_them_do_not
 def test_many_messages_may_together_be_larger_than_the_limit() -> None:
     end = websocket()
     message = frame(BINARY, bytes(600), fin=False) + frame(CONTINUATION, bytes(400))
-    assert end.receive_data(message * 5) == [bytes(1000)] * 5
+    assert receive(end, message * 5) == [bytes(1000)] * 5
 
 
 def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
@@ -349,11 +359,11 @@ def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
 
     ours, theirs = deflated()
     server, client = websocket(deflate=ours), websocket(client=True, deflate=theirs)
-    assert server.receive_data(client.send_message(bytes(LIMIT))) == [bytes(LIMIT)]
-    server.receive_data(client.send_message(bytes(LIMIT + 1)))
+    assert receive(server, client.send_message(bytes(LIMIT))) == [bytes(LIMIT)]
+    receive(server, client.send_message(bytes(LIMIT + 1)))
     assert server.close == Close(1009, "message is larger than 1000 bytes")
     server = websocket(deflate=deflated()[0])
-    server.receive_data(header(BINARY, LIMIT + 1, rsv=4))
+    receive(server, header(BINARY, LIMIT + 1, rsv=4))
     assert server.close.code == CloseCode.MESSAGE_TOO_BIG
 
 
@@ -410,7 +420,7 @@ def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_ar
 
 def test_line_breaks_survive_fragmentation() -> None:
     stream = frame(TEXT, b"a\r", fin=False) + frame(CONTINUATION, b"\n\n\r", fin=False) + frame(CONTINUATION)
-    assert websocket().receive_data(stream) == ["a\r\n\n\r"]
+    assert receive(websocket(), stream) == ["a\r\n\n\r"]
 
 
 def test_a_message_sent_is_one_frame_that_the_client_masks() -> None:
@@ -440,22 +450,22 @@ def test_any_close_code_that_may_be_sent_arrives_and_is_answered_with_the_same(
 ) -> None:
     end, peer = websocket(client=client), websocket(client=not client)
     end.send_close(Close(code, "so what"))
-    peer.receive_data(end.data_to_send())
+    receive(peer, end.data_to_send())
     assert (peer.close_received, peer.close_sent) == (Close(code, "so what"), Close(code))
-    end.receive_data(peer.data_to_send())
+    receive(end, peer.data_to_send())
     assert (end.close_received, end.close_sent) == (Close(code), Close(code, "so what"))
 
 
 def test_close_code_1014_does_not_hide_a_reason_that_is_not_utf_8() -> None:
     end = websocket()
-    end.receive_data(close_frame(1014, b"\xff"))
+    receive(end, close_frame(1014, b"\xff"))
     assert (end.close.code, end.ending) == (1007, Ending.PROTOCOL_ERROR)
 
 
 @SIDES
 def test_an_empty_close_frame_is_1005_and_answered_with_an_empty_one(client: bool) -> None:
     end = websocket(client=client)
-    end.receive_data(close_frame(masked=not client))
+    receive(end, close_frame(masked=not client))
     assert end.close == end.close_received == Close(1005)
     [answer] = frames_of(end.data_to_send(), from_client=client)
     assert (answer.opcode, bytes(answer.data)) == (WebsocketsOpcode.CLOSE, b"")
@@ -473,8 +483,8 @@ def test_both_ends_may_close_at_once(client: bool) -> None:
     end.send_close(Close(1000, "enough"))
     peer.send_close(Close(1001, "bye"))
     ours, theirs = end.data_to_send(), peer.data_to_send()
-    end.receive_data(theirs)
-    peer.receive_data(ours)
+    receive(end, theirs)
+    receive(peer, ours)
     assert (end.state, peer.state) == (State.CLOSED, State.CLOSED)
     assert (end.close, peer.close) == (Close(1001, "bye"), Close(1000, "enough"))
     assert (end.ending, peer.ending) == (Ending.LOCAL_CLOSE, Ending.LOCAL_CLOSE)
@@ -487,7 +497,7 @@ def lost_while_closing(end: WebSocketProtocol) -> None:
 
 
 def closed_then_lost(end: WebSocketProtocol) -> None:
-    end.receive_data(close_frame(4001, b"theirs"))
+    receive(end, close_frame(4001, b"theirs"))
     end.receive_eof()
 
 
@@ -529,7 +539,7 @@ def test_the_error_of_a_closed_connection_tells_both_close_frames_and_if_all_was
     end = websocket()
     end.send_close(sent)
     if received is not None:
-        end.receive_data(close_frame(None if received.code == 1005 else received.code))
+        receive(end, close_frame(None if received.code == 1005 else received.code))
     with pytest.raises(kind) as closed:
         end.send_message("a")
     assert (closed.value.received, closed.value.sent) == (received, sent)
@@ -660,7 +670,7 @@ class Party:
     def take(self, size: int) -> bytes:
         """Receive so many of the bytes that are on the way; return what is sent for it."""
         piece, self.arriving = self.arriving[:size], self.arriving[size:]
-        self.received += self.end.receive_data(piece)
+        self.received += receive(self.end, piece)
         return self.end.data_to_send()
 
 
@@ -749,12 +759,12 @@ def test_the_websockets_library_and_we_close_either_way(code: int, client: bool)
     end, peer = websocket(client=client), WebsocketsProtocol(Side.SERVER if client else Side.CLIENT)
     end.send_close(Close(code, "why"))
     peer.receive_data(end.data_to_send())
-    end.receive_data(b"".join(peer.data_to_send()))
+    receive(end, b"".join(peer.data_to_send()))
     assert peer.close_rcvd == WebsocketsClose(code, "why")
     assert end.close_received == Close(code, "why")
     end, peer = websocket(client=client), WebsocketsProtocol(Side.SERVER if client else Side.CLIENT)
     peer.send_close(code, "why")
-    end.receive_data(b"".join(peer.data_to_send()))
+    receive(end, b"".join(peer.data_to_send()))
     peer.receive_data(end.data_to_send())
     assert end.close == Close(code, "why")
     assert peer.close_rcvd == WebsocketsClose(code, "")

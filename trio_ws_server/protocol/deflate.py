@@ -20,7 +20,7 @@ from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 from wsproto.utilities import RemoteProtocolError
 
 if TYPE_CHECKING:
-    from collections.abc import Collection
+    from collections.abc import Collection, Generator
 
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
@@ -40,6 +40,9 @@ _TAIL = b"\x00\x00\xff\xff"
 # zlib hands back what follows a final block as a copy. Pieces keep that copy small, else the time that a
 # message of empty final blocks takes, 2 bytes each, would grow with the square of its size.
 _PIECE_SIZE = 4096
+
+_STEP_SIZE = 32 * 1024
+"""Bytes compressed in one step, of 1 ms or so: a message of 16 MiB takes half a second."""
 
 
 class Deflate(Extension):
@@ -189,6 +192,14 @@ class Deflate(Extension):
         self._message_is_compressed = False
         return self._decompressor.finish()
 
+    def takes_long(self, size: int) -> bool:
+        """Whether a message of this size is to be compressed ahead of its sending."""
+        return size > _STEP_SIZE and self.compresses(size)
+
+    def compress_ahead(self, data: bytes) -> Generator[None]:
+        """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
+        return self._compressor.compress_ahead(data)
+
     def frame_outbound(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
     ) -> tuple[RsvBits, bytes]:
@@ -207,26 +218,48 @@ class Deflate(Extension):
 class _Compressor:
     """The stream of what is sent (RFC 7692 section 7.2.1)."""
 
-    __slots__ = ("_config", "_stream", "keeps_context", "window_bits")
+    __slots__ = ("_ahead", "_config", "_stream", "keeps_context", "window_bits")
 
     def __init__(self, config: Config) -> None:
         self._config = config
+        self._ahead: list[bytes] = []
         self._stream: zlib._Compress | None = None
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
     def compress(self, data: bytes, *, fin: bool) -> bytes:
-        if self._stream is None:
-            self._stream = zlib.compressobj(
-                self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
-            )
+        pieces, self._ahead = self._ahead, []
+        stream = self._begun()
+        if not pieces:
+            pieces.append(stream.compress(data))
         # A flush at the end of each frame lets the peer have all of it before the next one comes.
-        compressed = self._stream.compress(data) + self._stream.flush(zlib.Z_SYNC_FLUSH)
+        pieces.append(stream.flush(zlib.Z_SYNC_FLUSH))
+        compressed = b"".join(pieces)
         if not fin:
             return compressed
         if not self.keeps_context:
             self._stream = None
         return compressed.removesuffix(_TAIL)
+
+    def compress_ahead(self, data: bytes) -> Generator[None]:
+        before = None if self._stream is None else self._stream.copy()
+        stream = self._begun()
+        pieces = []
+        try:
+            for start in range(0, len(data), _STEP_SIZE):
+                pieces.append(stream.compress(data[start : start + _STEP_SIZE]))
+                yield
+        except GeneratorExit:
+            self._stream = before
+            raise
+        self._ahead = pieces
+
+    def _begun(self) -> zlib._Compress:
+        if self._stream is None:
+            self._stream = zlib.compressobj(
+                self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
+            )
+        return self._stream
 
 
 class _Decompressor:

@@ -5,7 +5,8 @@ It wraps `wsproto.Connection`, which parses and frames, and adds what that leave
 
 - A parse error ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the
   peer sends raises. wsproto reports it as if the peer had sent a close frame, its own state unchanged.
-- A frame whose declared length would make its message too large is refused before its payload is buffered.
+- A frame whose declared length would make its message too large is refused before its payload is buffered; so
+  is one fragment too many.
 - Pieces of frames are put together to messages.
 
 State transitions (anything not in the table changes nothing)::
@@ -21,7 +22,6 @@ State transitions (anything not in the table changes nothing)::
 
 from __future__ import annotations
 
-import sys
 from enum import Enum
 from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -35,6 +35,8 @@ from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 
 if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator
+
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
     from trio_ws_server.config import Config
@@ -83,6 +85,12 @@ class Pong(NamedTuple):
     payload: bytes
 
 
+class Internal(Enum):
+    """What a frame brings that completes nothing: a fragment, a close frame, or one that comes too late."""
+
+    EVENT = "event"
+
+
 class WebSocketProtocol:
     """One end of a WebSocket connection, from the end of its opening handshake on."""
 
@@ -92,46 +100,52 @@ class WebSocketProtocol:
         self.ending: Ending | None = None
         self.close_received: Close | None = None
         self.close_sent: Close | None = None
-        self._max_message_size = config.max_message_size
+        self._limits = _MessageLimits(config)
         self._bad_gateway = _BadGateway()
-        extensions: list[Extension] = [_SizeLimit(config.max_message_size), self._bad_gateway]
-        if deflate is not None:
-            extensions.append(deflate)
+        self._deflate = deflate if deflate is not None and deflate.enabled() else None
+        extensions: list[Extension] = [self._limits, self._bad_gateway]
+        if self._deflate is not None:
+            extensions.append(self._deflate)
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
         self._pieces: Any = None
         """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
+        self._events: Iterator[ws.Event] = iter(())
         self._outgoing = b""
 
     # What the peer sends.
 
-    def receive_data(self, data: bytes, *, most: int = sys.maxsize) -> list[str | bytes | Ping | Pong]:
-        """
-        Take bytes from the peer; return the messages, pings and pongs that they complete, ``most`` at the most.
+    def receive_data(self, data: bytes) -> None:
+        """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
+        if self.state is not State.CLOSED:
+            self._connection.receive_data(data)
+            self._events = self._connection.events()
 
-        What is left of the bytes is kept as it came, for the next call: a few bytes can be many messages, or, of
-        compressed ones, large messages. A message received once a close frame was sent is dropped, and so is a
-        ping. Never raises for what the peer sent: see `state` and `data_to_send` after it.
+    def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
-        received: list[str | bytes | Ping | Pong] = []
+        Return what the next frame brings: a message, ping or pong; None where more bytes are needed first.
+
+        One at a time, because a few bytes can be many frames, or, of compressed ones, large messages. Messages and
+        pings received once a close frame was sent are dropped. Never raises for what the peer sent: see `state`
+        and `data_to_send` after it.
+        """
         if self.state is State.CLOSED:
-            return received
-        self._connection.receive_data(data)
-        events = self._connection.events()
-        while len(received) < most and (event := next(events, None)) is not None:
-            match event:
-                case ws.TextMessage() | ws.BytesMessage():
-                    message = self._assemble(event)
-                    if message is not None and self.state is State.OPEN:
-                        received.append(message)
-                case ws.Ping(payload=payload):
-                    if self.state is State.OPEN:
-                        received.append(Ping(bytes(payload)))
-                case ws.Pong(payload=payload):
-                    received.append(Pong(bytes(payload)))
-                case _:
-                    assert isinstance(event, ws.CloseConnection)
-                    self._close_received_or_failed(event.code, event.reason or "")
-        return received
+            return None
+        match next(self._events, None):
+            case None:
+                return None
+            case ws.TextMessage() | ws.BytesMessage() as piece:
+                message = self._assemble(piece)
+                if message is not None and self.state is State.OPEN:
+                    return message
+            case ws.Ping(payload=payload):
+                if self.state is State.OPEN:
+                    return Ping(bytes(payload))
+            case ws.Pong(payload=payload):
+                return Pong(bytes(payload))
+            case event:
+                assert isinstance(event, ws.CloseConnection)
+                self._close_received_or_failed(event.code, event.reason or "")
+        return Internal.EVENT
 
     def receive_eof(self) -> None:
         """Take note that nothing more will come from the peer, or that the connection is gone."""
@@ -139,9 +153,7 @@ class WebSocketProtocol:
 
     def _close_received_or_failed(self, code: int, reason: str) -> None:
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-            if code == CloseCode.MESSAGE_TOO_BIG:
-                reason = f"message is larger than {self._max_message_size} bytes"
-            self.fail(code, reason, Ending.PROTOCOL_ERROR)
+            self.fail(code, self._limits.broken.get(code, reason), Ending.PROTOCOL_ERROR)
             return
         code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else code
         self.close_received = Close(int(code), reason)
@@ -164,6 +176,21 @@ class WebSocketProtocol:
         return message
 
     # What we send.
+
+    def takes_long(self, message: str | bytes) -> bool:
+        """Whether `send_message` would take long, and `compress_ahead` is to be gone through before."""
+        return (
+            self.state is State.OPEN and self._deflate is not None and self._deflate.takes_long(len(message))
+        )
+
+    def compress_ahead(self, message: str | bytes) -> Generator[None]:
+        """
+        Compress in steps, between which other connections can have their turn, what `send_message` sends next.
+
+        Closed before its end, it is as if it had not begun.
+        """
+        assert self._deflate is not None
+        return self._deflate.compress_ahead(message.encode() if isinstance(message, str) else message)
 
     def send_message(self, message: str | bytes) -> bytes:
         """Return the bytes of a message. Raises `ConnectionClosed` if the connection is not open."""
@@ -253,19 +280,26 @@ class _FrameHook(Extension):
         raise NotImplementedError
 
 
-class _SizeLimit(_FrameHook):
+class _MessageLimits(_FrameHook):
     """
-    Refuses a frame by its header where it would make a message larger than the limit.
+    Refuses a frame by its header where it would make a message larger than the limit, or of too many fragments.
 
     wsproto calls `frame_inbound_header` again for the same frame when it lacks the masking key, so a frame is
     only counted when it is complete.
     """
 
-    name = "trio-ws-server-size-limit"
+    name = "trio-ws-server-message-limits"
 
-    def __init__(self, limit: int) -> None:
-        self._limit = limit
+    def __init__(self, config: Config) -> None:
+        self._max_size = config.max_message_size
+        self._max_fragments = config.max_message_fragments
+        self.broken: dict[int, str] = {
+            CloseCode.MESSAGE_TOO_BIG: f"message is larger than {self._max_size} bytes",
+            CloseCode.POLICY_VIOLATION: f"message has more than {self._max_fragments} fragments",
+        }
+        """What to tell the peer, by the code that the connection fails with."""
         self._before = 0
+        self._fragments = 0
         self._frame = 0
         self._is_control = False
 
@@ -273,14 +307,18 @@ class _SizeLimit(_FrameHook):
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
     ) -> CloseReason | RsvBits:
         self._is_control = opcode.iscontrol()
-        self._frame = 0 if self._is_control else payload_length
-        if self._before + self._frame > self._limit:
-            return CloseReason.MESSAGE_TOO_BIG
+        if not self._is_control:
+            self._frame = payload_length
+            if self._before + self._frame > self._max_size:
+                return CloseReason.MESSAGE_TOO_BIG
+            if self._fragments == self._max_fragments:
+                return CloseReason.POLICY_VIOLATION
         return RsvBits(False, False, False)
 
     def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
         if not self._is_control:
             self._before = 0 if fin else self._before + self._frame
+            self._fragments = 0 if fin else self._fragments + 1
 
 
 class _BadGateway(_FrameHook):
