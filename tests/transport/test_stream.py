@@ -239,11 +239,39 @@ async def test_a_peer_is_not_dropped_while_there_is_nothing_to_send(
 
 async def test_a_slow_peer_that_keeps_taking_is_not_dropped(autojump_clock: trio.testing.MockClock) -> None:
     async with line() as it:
-        it.transport.write(bytes(640 * KIB))
+        it.transport.write(bytes(160 * KIB))
         for _ in range(10):
             await trio.sleep(29)
-            await it.peer_reads(64 * KIB)
+            await it.peer_reads(16 * KIB)
         assert not it.lost()
+
+
+async def test_a_peer_is_not_dropped_while_its_socket_takes_anything(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    near, far = trio.socket.socketpair()
+    near.setsockopt(trio.socket.SOL_SOCKET, trio.socket.SO_SNDBUF, 8 * KIB)
+    theirs = trio.SocketStream(far)
+    async with recorded(trio.SocketStream(near)) as (transport, recorder), theirs:
+        transport.write(bytes(1000 * KIB))
+        for _ in range(20):
+            await trio.sleep(29)
+            assert await theirs.receive_some()
+        assert not transport.lost
+        await trio.sleep(31)
+        assert transport.lost
+        assert recorder.events == ["lost"]
+
+
+async def test_a_reset_ends_a_transport_over_a_socket() -> None:
+    near, far = trio.socket.socketpair()
+    async with recorded(trio.SocketStream(near)) as (transport, recorder):
+        transport.write(b"unread")
+        await wait_all_tasks_blocked()
+        far.close()
+        transport.write(b"more")
+        await wait_all_tasks_blocked()
+        assert recorder.events[-1] == "lost"
 
 
 # Ending

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
     from trio_ws_server.config import Config
 
-SEND_SIZE = 64 * 1024
-"""The write timeout runs for each piece of this size, a stream not telling how far a ``send_all`` has come."""
+PIECE_SIZE = 16 * 1024
+"""
+What is given at a time to a stream that does not tell how far a ``send_all`` has come: one record of TLS.
+
+The write timeout runs for each piece; on a socket it runs for each time that the network takes something.
+"""
 
 FORCED_CLOSE_TIMEOUT = 1.0
 """Seconds for a stream to close without waiting for anything, which takes none: a bound for strange streams."""
 
-_GONE = (trio.BrokenResourceError, trio.ClosedResourceError)
+_GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 
 
 @asynccontextmanager
@@ -159,15 +163,23 @@ class StreamTransport(Transport):
         """Send all that is buffered now, in one piece where it is small."""
         chunks, self._chunks = self._chunks, []
         view = memoryview(b"".join(chunks) if len(chunks) > 1 else chunks[0])
-        for start in range(0, len(view), SEND_SIZE):
-            piece = view[start : start + SEND_SIZE]
+        while view:
             with trio.fail_after(self._write_timeout):
-                await self._stream.send_all(piece)
-            self._unsent -= len(piece)
+                sent = await self._send_some(view)
+            view = view[sent:]
+            self._unsent -= sent
             if self._congested and self._unsent <= self._low_water:
                 self._congested = False
                 self._drain_changes.announce()
                 self.receiver.writable_again()
+
+    async def _send_some(self, data: memoryview) -> int:
+        """Send a part of the data; return how many bytes."""
+        if isinstance(self._stream, trio.SocketStream):
+            return await self._stream.socket.send(data)
+        piece = data[:PIECE_SIZE]
+        await self._stream.send_all(piece)
+        return len(piece)
 
     async def _send_eof(self) -> None:
         with trio.fail_after(self._write_timeout):
