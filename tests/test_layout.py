@@ -22,7 +22,7 @@ ORDER = """
     serving
     signals client
     server
-    connection
+    connection admission
     native asgi.application
     asgi.websocket
     asgi.http asgi.lifespan asgi.scope
@@ -39,6 +39,7 @@ ORDER = """
     listeners tls
     protocol.handshake protocol.websocket
     protocol.http1 protocol.deflate
+    protocol.allowed
     config
     checks importer
     headers errors
