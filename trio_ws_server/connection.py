@@ -60,6 +60,11 @@ class Connection:
                 await self._refuse(http, exc)
             await http.shutdown()
 
+    @property
+    def is_websocket(self) -> bool:
+        """Whether this is a WebSocket, or will be one if the application accepts it."""
+        return self._upgrade is not None
+
     def begin_drain(self, close: Close) -> None:
         """Let a running request finish and then close; close a WebSocket with this code and reason."""
         self._closing = close

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import errno
+import random
+from dataclasses import replace
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_ws_server.admission import REFUSAL_TIMEOUT, Admission, Unavailable, Verdict
 from trio_ws_server.close_codes import Close, CloseCode, check_close
 from trio_ws_server.connection import Connection
 from trio_ws_server.listeners import peer_address
 from trio_ws_server.logs import access_logger, logger
 from trio_ws_server.peer import Peer
+from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream
 
 if TYPE_CHECKING:
@@ -43,6 +48,9 @@ class Server:
     ) -> None:
         self._listeners = listeners
         self._config = config
+        # What is refused is logged by the Admission, in sum.
+        self._refusal_config = replace(config, access_log=False)
+        self._admission = Admission(config)
         self._tls = tls
         self._connections: set[Connection] = set()
         self._shutdown_requested = trio.Event()
@@ -71,9 +79,10 @@ class Server:
         """
         Stop accepting, let running requests finish, close WebSocket connections, and return from `serve`.
 
-        ``close`` is the code and reason that WebSocket peers get. What is still there after ``graceful_timeout``
-        seconds is cancelled; an application's lifespan has `LIFESPAN_GRACE` seconds more. Without effect where it
-        has been called before. Raises ``ValueError`` for a code or reason that may not be sent.
+        ``close`` is the code and reason that WebSocket peers get, each at a random time within ``graceful_jitter``
+        seconds. What is still there after ``graceful_timeout`` seconds is cancelled; an application's lifespan has
+        `LIFESPAN_GRACE` seconds more. Without effect where it has been called before. Raises ``ValueError`` for a
+        code or reason that may not be sent.
         """
         close = check_close(*close)
         if self._shutdown_requested.is_set():
@@ -83,10 +92,6 @@ class Server:
         self._connections_scope.deadline = deadline
         self.scope.deadline = deadline + LIFESPAN_GRACE
         self._shutdown_requested.set()
-        for handshake in self._tls_handshakes:
-            handshake.cancel()
-        for connection in self._connections:
-            self._begin_drain(connection)
 
     def cancel(self) -> None:
         """Stop now: cancel everything."""
@@ -99,11 +104,16 @@ class Server:
         Cancelling it drops all connections. The listeners are closed in every case.
         """
         with self._connections_scope:
-            async with trio.open_nursery() as connections, trio.open_nursery() as accepting:
+            async with (
+                serving_nursery() as draining,
+                trio.open_nursery() as connections,
+                trio.open_nursery() as accepting,
+            ):
                 for listener in self._listeners:
                     accepting.start_soon(self._accept, listener, application, connections)
                 await self._shutdown_requested.wait()
                 accepting.cancel_scope.cancel()
+                draining.start_soon(self._drain)
         if self._connections_scope.cancelled_caught:
             logger.warning(
                 "Cancelled what still ran %g s after the signal to stop (--graceful-timeout)",
@@ -130,21 +140,32 @@ class Server:
     ) -> None:
         """Serve one connection; nothing that goes wrong on it comes out, but cancellation."""
         peer = Peer(peer_address(stream), listener.server_address(stream))
-        access_logger.debug("%s connected", peer)
-        try:
-            if self._tls is None:
-                await self._run(Connection(stream, peer, application, self._config))
-                return
-            tls_stream = TLSStream(stream, self._tls.context)
-            if not await self._shake_hands(tls_stream, peer):
-                return
+        with self._admission.place(peer) as verdict:
+            access_logger.debug("%s connected, to be %s", peer, verdict.value)
+            try:
+                match verdict:
+                    case Verdict.ADMITTED:
+                        await self._serve_with(application, stream, peer, self._config)
+                    case Verdict.REFUSED:
+                        with trio.move_on_after(REFUSAL_TIMEOUT):
+                            await self._serve_with(Unavailable(), stream, peer, self._refusal_config)
+            except* Exception as group:
+                logger.error("%s: internal error, connection dropped", peer, exc_info=group)
+            finally:
+                access_logger.debug("%s disconnected", peer)
+                await trio.aclose_forcefully(stream)
+
+    async def _serve_with(
+        self, application: Application, stream: trio.SocketStream, peer: Peer, config: Config
+    ) -> None:
+        """Serve one connection, with TLS if that is spoken here."""
+        if self._tls is None:
+            await self._run(Connection(stream, peer, application, config))
+            return
+        tls_stream = TLSStream(stream, self._tls.context)
+        if await self._shake_hands(tls_stream, peer):
             peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
-            await self._run(Connection(tls_stream, peer, application, self._config))
-        except* Exception as group:
-            logger.error("%s: internal error, connection dropped", peer, exc_info=group)
-        finally:
-            access_logger.debug("%s disconnected", peer)
-            await trio.aclose_forcefully(stream)
+            await self._run(Connection(tls_stream, peer, application, config))
 
     async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
@@ -170,6 +191,22 @@ class Server:
             await connection.run()
         finally:
             self._connections.discard(connection)
+
+    async def _drain(self) -> None:
+        """Tell every connection of the shutdown: WebSockets at their random times, all others at once."""
+        for handshake in self._tls_handshakes:
+            handshake.cancel()
+        now = trio.current_time()
+        websockets = []
+        for connection in self._connections:
+            if connection.is_websocket:
+                wait = random.uniform(0, self._config.graceful_jitter)  # noqa: S311 (no secret)
+                websockets.append((now + wait, connection))
+            else:
+                self._begin_drain(connection)
+        for time, connection in sorted(websockets, key=itemgetter(0)):
+            await trio.sleep_until(time)
+            self._begin_drain(connection)
 
     def _begin_drain(self, connection: Connection) -> None:
         """Tell a connection of the shutdown; what goes wrong with it keeps no other from being told."""
