@@ -367,6 +367,26 @@ def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
     assert server.close.code == CloseCode.MESSAGE_TOO_BIG
 
 
+# The fragments of a message
+
+
+def fragments(count: int) -> bytes:
+    """Return so many fragments of a message, without its end."""
+    return frame(TEXT, b"a", fin=False) + frame(CONTINUATION, b"a", fin=False) * (count - 1)
+
+
+def test_a_message_may_have_as_many_fragments_as_the_limit() -> None:
+    end = WebSocketProtocol(Config(max_message_fragments=3), client=False)
+    message = fragments(2) + frame(PING) + frame(CONTINUATION, b"a")
+    assert receive(end, message * 2) == [Ping(b""), "aaa"] * 2
+
+
+def test_a_fragment_more_is_refused_by_its_header() -> None:
+    end = WebSocketProtocol(Config(max_message_fragments=3), client=False)
+    assert receive(end, fragments(3) + header(CONTINUATION, 100)) == []
+    assert end.close_sent == Close(1008, "message has more than 3 fragments")
+
+
 # Messages
 
 texts = st.text(max_size=12)

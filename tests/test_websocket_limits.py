@@ -1,0 +1,197 @@
+"""How much a peer may send in a time, and that nobody waits long for what it sends or for what it is sent."""
+
+from __future__ import annotations
+
+import itertools
+import random
+from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.connection import Connection, ConnectionType
+from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
+from wsproto.extensions import PerMessageDeflate
+
+from tests.helpers import cancelled_after
+from tests.websocket_peer import KIB, Peer, close_in, opened
+from trio_ws_server.close_codes import Close
+from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
+from trio_ws_server.websocket import EVENTS_PER_TURN
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+
+    from trio_ws_server.websocket import WebSocket
+
+
+class Pulse:
+    """Counts how often a task that never waits has its turn."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    async def run(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.beats += 1
+
+
+# The rate of messages
+
+
+async def test_messages_up_to_the_rate_are_received(autojump_clock: MockClock) -> None:
+    async with opened(limit_message_rate=5) as (websocket, peer):
+        for _ in range(3):
+            await peer.send(*[TextMessage("a")] * 5)
+            assert [await websocket.recv() for _ in range(5)] == ["a"] * 5
+            await trio.sleep(1)
+
+
+@pytest.mark.parametrize("extra", [TextMessage("b"), BytesMessage(b"b"), Ping(), Pong()])
+async def test_a_message_or_control_frame_above_the_rate_closes_the_connection_with_1008(
+    extra: TextMessage | BytesMessage | Ping | Pong, autojump_clock: MockClock
+) -> None:
+    async with opened(limit_message_rate=5) as (websocket, peer):
+        await peer.send(*[TextMessage("a")] * 5, extra)
+        assert close_in(await peer.receive()) == Close(1008, "more than 5 messages a second")
+        assert [await websocket.recv() for _ in range(5)] == ["a"] * 5
+        with pytest.raises(ConnectionClosedError):
+            await websocket.recv()
+
+
+async def test_fragments_of_one_message_count_as_one(autojump_clock: MockClock) -> None:
+    async with opened(limit_message_rate=1) as (websocket, peer):
+        pieces = [TextMessage("a", message_finished=False)] * 100
+        await peer.send(*pieces, TextMessage("b"))
+        assert await websocket.recv() == "a" * 100 + "b"
+
+
+# Turns
+
+
+@pytest.mark.parametrize(
+    "frames",
+    [[Pong()], [Ping()], [BytesMessage(b"", message_finished=False)]],
+    ids=["pongs", "pings", "fragments"],
+)
+async def test_while_thousands_of_frames_are_taken_others_have_their_turn(
+    frames: list[Ping | Pong | BytesMessage], nursery: trio.Nursery
+) -> None:
+    pulse = Pulse()
+    async with opened() as (websocket, peer):
+        await peer.send(*frames * 10_000, BytesMessage(b"end"))
+        nursery.start_soon(pulse.run)
+        assert await websocket.recv() == b"end"
+        assert pulse.beats >= 100
+        nursery.cancel_scope.cancel()
+
+
+async def test_frames_behind_the_first_turn_are_taken_though_nothing_more_comes() -> None:
+    async with opened() as (websocket, peer):
+        await peer.send(*[Pong()] * EVENTS_PER_TURN * 3, TextMessage("last"))
+        assert await websocket.recv() == "last"
+
+
+async def test_the_peers_end_comes_behind_all_its_frames() -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        messages = [
+            TextMessage("a"),
+            *[Pong()] * EVENTS_PER_TURN * 3,
+            TextMessage("b"),
+            CloseConnection(1000),
+        ]
+        await peer.send(*messages)
+        await peer.stream.send_eof()
+        await wait_all_tasks_blocked()
+        assert [message async for message in websocket] == ["a", "b"]
+
+
+async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
+    async with opened() as (websocket, peer):
+        await peer.send(*[Pong()] * EVENTS_PER_TURN * 3)
+        await peer.send(TextMessage("next"))
+        assert await websocket.recv() == "next"
+
+
+# The compression of large messages
+
+LARGE = random.Random(1).randbytes(100 * KIB).hex()
+"""200 KiB that compress to half."""
+
+
+@asynccontextmanager
+async def compressing() -> AsyncGenerator[tuple[WebSocket, Peer]]:
+    """Yield a server's end, and a peer that inflates by wsproto's own means."""
+    async with opened(per_message_deflate=True, write_high_water=1024 * KIB) as (websocket, peer):
+        extension = PerMessageDeflate()
+        extension.finalize(extension.name)
+        peer.connection = Connection(ConnectionType.CLIENT, [extension])
+        yield websocket, peer
+
+
+async def next_text(peer: Peer) -> str:
+    pieces = []
+    while True:
+        match await peer.receive():
+            case TextMessage(data=data, message_finished=finished):
+                pieces.append(data)
+                if finished:
+                    return "".join(pieces)
+            case other:
+                raise AssertionError(f"{other!r} is no text")
+
+
+async def test_while_a_large_message_is_compressed_others_have_their_turn(nursery: trio.Nursery) -> None:
+    pulse = Pulse()
+    nursery.start_soon(pulse.run)
+    async with compressing() as (websocket, peer):
+        await websocket.send(LARGE)
+        assert pulse.beats >= len(LARGE) // (32 * KIB)
+        assert await next_text(peer) == LARGE
+    nursery.cancel_scope.cancel()
+
+
+async def test_other_senders_wait_for_a_large_message_and_all_arrive_whole(nursery: trio.Nursery) -> None:
+    messages = [LARGE, "small " * 20, LARGE[::-1], "tiny", LARGE.upper()]
+    async with compressing() as (websocket, peer):
+        for message in messages:
+            nursery.start_soon(websocket.send, message)
+        assert sorted([await next_text(peer) for _ in messages]) == sorted(messages)
+
+
+async def test_a_large_message_cancelled_at_any_step_leaves_the_compressor_as_it_was() -> None:
+    async with compressing() as (websocket, peer):
+        await websocket.send("before " * 20)
+        assert await next_text(peer) == "before " * 20
+        for step in itertools.count():
+            cancelled = await cancelled_after(step, lambda: websocket.send(LARGE))
+            await websocket.send(f"after {step} " * 20)
+            if not cancelled:
+                break
+            assert await next_text(peer) == f"after {step} " * 20
+        assert step > len(LARGE) // (32 * KIB)
+        assert await next_text(peer) == LARGE
+        assert await next_text(peer) == f"after {step} " * 20
+
+
+async def test_a_connection_that_is_closed_while_a_large_message_is_compressed_sends_only_the_close(
+    nursery: trio.Nursery,
+) -> None:
+    async with compressing() as (websocket, peer):
+        errors: list[ConnectionClosed] = []
+
+        async def send() -> None:
+            try:
+                await websocket.send(LARGE)
+            except ConnectionClosed as exc:
+                errors.append(exc)
+
+        nursery.start_soon(send)
+        await trio.lowlevel.checkpoint()
+        await trio.lowlevel.checkpoint()
+        websocket.start_closing(Close(1001))
+        await wait_all_tasks_blocked()
+        assert len(errors) == 1
+        assert await peer.receive_all() == [CloseConnection(1001, "")]
