@@ -53,7 +53,8 @@ class Connection:
             try:
                 while (request := await http.next_request()) is not None:
                     if is_upgrade(request):
-                        await self._serve_websocket(http, request, ServerHandshake(request))
+                        handshake = ServerHandshake(request, self._config.allowed_origins)
+                        await self._serve_websocket(http, request, handshake)
                         break
                     await self._serve_http(http, request)
             except BadRequest as exc:

@@ -194,6 +194,44 @@ def test_another_version_is_refused_with_426_and_the_one_that_is_spoken(version:
     }
 
 
+def refusal(handshake: h11.Request, *allowed_origins: str) -> tuple[HTTPStatus, str]:
+    with pytest.raises(BadRequest) as refused:
+        ServerHandshake(handshake, allowed_origins)
+    return refused.value.status, str(refused.value)
+
+
+def test_a_handshake_of_an_allowed_origin_is_accepted() -> None:
+    ServerHandshake(request(Origin=b"https://chat.example.com"), ("https://*.example.com",))
+    ServerHandshake(request(), ("https://*.example.com", ""))
+    ServerHandshake(request(Origin=b"https://evil.example"))
+
+
+def test_a_handshake_of_an_origin_that_is_not_allowed_is_refused_with_403_which_names_it() -> None:
+    status, detail = refusal(request(Origin=b"https://evil.example"), "https://*.example.com", "")
+    assert status == HTTPStatus.FORBIDDEN
+    assert detail == (
+        "WebSocket connections of the origin 'https://evil.example' are not allowed here (--allowed-origin)"
+    )
+
+
+def test_a_handshake_without_an_origin_is_refused_where_one_is_demanded() -> None:
+    status, detail = refusal(request(), "https://example.com")
+    assert status == HTTPStatus.FORBIDDEN
+    assert "clients that send no origin" in detail
+
+
+def test_a_handshake_with_two_origins_is_refused_although_each_is_allowed() -> None:
+    twice = request((b"Origin", b"https://example.com"), Origin=b"https://example.com")
+    status, detail = refusal(twice, "https://example.com")
+    assert status == HTTPStatus.FORBIDDEN
+    assert "'https://example.com', 'https://example.com'" in detail
+
+
+def test_a_malformed_handshake_is_answered_400_from_wherever_it_comes() -> None:
+    status, _ = refusal(request(Origin=b"https://evil.example", without=b"Connection"), "https://example.com")
+    assert status == HTTPStatus.BAD_REQUEST
+
+
 def test_subprotocols_are_those_of_all_lines_in_order() -> None:
     offers = [(b"Sec-WebSocket-Protocol", b"v2.chat, v1.chat"), (b"sec-websocket-protocol", b",raw ")]
     assert ServerHandshake(request(*offers)).subprotocols == ["v2.chat", "v1.chat", "raw"]
@@ -275,7 +313,7 @@ def test_an_offer_of_compression_is_taken_wherever_it_stands(offers: list[bytes]
         b"permessage-deflate=1",
         b'permessage-deflate; server_max_window_bits="10,11"',
         b"permessage-deflate; server_max_window_bits=\xc3\xa9",
-        b"; = ;; ,= \x01\x7f",
+        b"; = ;; ,= @",
         b"\xff",
     ],
 )

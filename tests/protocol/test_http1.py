@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from http import HTTPStatus
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import h11
 import pytest
@@ -36,10 +36,10 @@ class Read(NamedTuple):
 class Reader:
     """Reads requests from a stream as they come, and answers each with 204."""
 
-    def __init__(self, max_head_size: int = LIMIT) -> None:
+    def __init__(self, max_head_size: int = LIMIT, **settings: Any) -> None:
         self.seen: list[Read | HTTPStatus] = []
         """The requests read; if the last of it is a status, what came behind them was refused with that."""
-        self._config = Config(max_head_size=max_head_size)
+        self._config = Config(max_head_size=max_head_size, **settings)
         self.exchange = Exchange(self._config)
         self._body = b""
 
@@ -80,8 +80,8 @@ class Reader:
         return not self.exchange.response_complete
 
 
-def read(stream: bytes, places: Iterable[int] = (), *, max_head_size: int = LIMIT) -> list[Read | HTTPStatus]:
-    return Reader(max_head_size).feed(cut(stream, places)).seen
+def read(stream: bytes, places: Iterable[int] = (), **settings: Any) -> list[Read | HTTPStatus]:
+    return Reader(**settings).feed(cut(stream, places)).seen
 
 
 def read_one(stream: bytes) -> Read:
@@ -284,6 +284,74 @@ def test_trailer_fields_have_the_same_limit(in_pieces: InPieces) -> None:
     assert Reader(1009).feed(in_pieces(stream)).seen == [HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
 
 
+# The number of fields
+
+FIELDS = [b"A:", b"a: b", b"Cookie: c", b"X: y"]  # and Host, which makes five
+
+
+@pytest.mark.parametrize("in_pieces", [whole, bytewise])
+def test_a_head_may_have_as_many_fields_as_the_limit_and_no_more(in_pieces: InPieces) -> None:
+    def seen(limit: int) -> list[Read | HTTPStatus]:
+        reader = Reader(max_header_fields=limit)
+        return reader.feed(in_pieces(b"\r\n" + get(*FIELDS) + get(*FIELDS))).seen
+
+    assert [type(request) for request in seen(5)] == [Read, Read]
+    assert seen(4) == [HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
+
+
+@pytest.mark.parametrize("in_pieces", [whole, bytewise])
+@pytest.mark.parametrize("chunks", [b"", b"3\r\nabc\r\n2;x=y\r\nde\r\n"], ids=["no chunk", "two chunks"])
+def test_a_trailer_section_has_the_same_limit(chunks: bytes, in_pieces: InPieces) -> None:
+    def seen(*fields: bytes) -> list[Read | HTTPStatus]:
+        reader = Reader(max_header_fields=4)
+        return reader.feed(in_pieces(chunked(chunks + lines(b"0", *fields, b"")))).seen
+
+    assert isinstance(seen(*FIELDS)[0], Read)
+    assert seen(*FIELDS, b"Z:") == [HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE]
+
+
+@pytest.mark.parametrize(
+    "head", [b"GET / HTTP/1.1\r\n", chunked(b"1\r\na\r\n0\r\n")], ids=["head", "trailer"]
+)
+def test_one_field_too_many_is_refused_as_soon_as_it_begins(head: bytes) -> None:
+    assert read(head + lines(*FIELDS), max_header_fields=4) == []
+    assert read(head + lines(*FIELDS) + b"Z", max_header_fields=4) == [
+        HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    ]
+
+
+# The host
+
+
+def test_a_request_for_a_host_that_is_not_served_is_refused_with_421_which_names_it() -> None:
+    exchange = Exchange(Config(allowed_hosts=("*.example.com",)), leftover=get())
+    with pytest.raises(
+        BadRequest, match=r"^host 'example\.org' is not served here \(--allowed-host\)$"
+    ) as refused:
+        exchange.next_request()
+    assert refused.value.status == HTTPStatus.MISDIRECTED_REQUEST
+
+
+@pytest.mark.parametrize(
+    ("request_", "allowed"),
+    [
+        (get(), True),
+        (get(line=b"GET http://example.com/ HTTP/1.1"), False),
+        (get(line=b"GET http://EXAMPLE.org.:8000/ HTTP/1.1"), True),
+        (lines(b"GET http://example.org/ HTTP/1.1", b"Host: example.com", b""), True),
+        (lines(b"GET / HTTP/1.0", b""), False),
+        (lines(b"GET http://example.org/ HTTP/1.0", b""), True),
+        (lines(b"GET / HTTP/1.1", b"Host:", b""), False),
+        (lines(b"OPTIONS * HTTP/1.1", b"Host: example.com", b""), False),
+    ],
+)
+def test_the_host_of_every_request_counts_and_that_of_a_target_in_absolute_form_first(
+    request_: bytes, allowed: bool
+) -> None:
+    [seen] = read(request_, allowed_hosts=("example.org",))
+    assert isinstance(seen, Read) if allowed else seen == HTTPStatus.MISDIRECTED_REQUEST
+
+
 # Requests that are read
 
 
@@ -447,14 +515,16 @@ def test_any_bytes_are_requests_or_refused_and_the_same_wherever_they_are_cut(
 
 
 @deterministic
-@given(streams(max_size=1), cuts, st.integers(1, 60))
-def test_the_limit_of_a_head_is_the_same_wherever_it_is_cut(
-    stream: bytes, places: Sequence[int], limit: int
+@given(streams(max_size=1), cuts, st.integers(1, 60), st.integers(1, 3))
+def test_the_limits_of_a_head_are_the_same_wherever_it_is_cut(
+    stream: bytes, places: Sequence[int], size: int, fields: int
 ) -> None:
-    def refused(reader: Reader) -> HTTPStatus | None:
-        return reader.seen[0] if reader.seen and isinstance(reader.seen[0], HTTPStatus) else None
+    def refused(pieces: Iterable[bytes], **limits: int) -> HTTPStatus | None:
+        seen = Reader(**limits).feed(pieces).seen
+        return seen[0] if seen and isinstance(seen[0], HTTPStatus) else None
 
-    assert refused(Reader(limit).feed(whole(stream))) == refused(Reader(limit).feed(cut(stream, places)))
+    for limits in ({"max_head_size": size}, {"max_header_fields": fields}):
+        assert refused(whole(stream), **limits) == refused(cut(stream, places), **limits)
 
 
 token = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=8).map(str.encode)

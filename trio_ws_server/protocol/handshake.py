@@ -22,6 +22,7 @@ from wsproto.handshake import H11Handshake
 
 from trio_ws_server.errors import HandshakeError
 from trio_ws_server.headers import RESERVED_FIELDS, TOKEN
+from trio_ws_server.protocol.allowed import origin_allowed
 from trio_ws_server.protocol.http1 import BARE_LINE_BREAK, HEAD_END, BadRequest, field_values
 
 if TYPE_CHECKING:
@@ -44,8 +45,13 @@ def is_upgrade(request: h11.Request) -> bool:
 class ServerHandshake:
     """A client's valid opening handshake, to be accepted."""
 
-    def __init__(self, request: h11.Request) -> None:
-        """Check a request; raises `BadRequest` if RFC 6455 section 4.2.1 does not allow to accept it."""
+    def __init__(self, request: h11.Request, allowed_origins: tuple[str, ...] = ()) -> None:
+        """
+        Check a request; raises `BadRequest` if RFC 6455 section 4.2.1 does not allow to accept it.
+
+        So it does, with 403, for an origin that `origin_allowed` does not let in: any page that a browser shows can
+        make it connect, with the cookies of its user (section 10.2).
+        """
         if request.method != b"GET":
             raise BadRequest(f"a WebSocket handshake is a GET request, not {request.method.decode()}")
         if request.http_version < b"1.1":
@@ -77,6 +83,14 @@ class ServerHandshake:
         self.subprotocols = [subprotocol.decode("ascii") for subprotocol in subprotocols]
         extensions = b", ".join(_list(request, b"sec-websocket-extensions"))
         self._extensions = extensions if extensions.isascii() else b""
+        origins = field_values(request, b"origin")
+        if not origin_allowed(origins, allowed_origins):
+            shown = ", ".join(repr(origin.decode("latin-1")) for origin in origins)
+            whose = f"the origin {shown}" if origins else "clients that send no origin"
+            raise BadRequest(
+                f"WebSocket connections of {whose} are not allowed here (--allowed-origin)",
+                HTTPStatus.FORBIDDEN,
+            )
 
     def accept(
         self,

@@ -18,6 +18,8 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from trio_ws_server.protocol.allowed import host_allowed
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
@@ -25,9 +27,14 @@ if TYPE_CHECKING:
 
 HEAD_END = b"\r\n\r\n"
 BARE_LINE_BREAK = re.compile(rb"(?<!\r)\n|\r(?!\n|\Z)")
-_FOLDED_LINE = re.compile(rb"\r\n[ \t]")
-# RFC 9110 section 5.5: h11 lets all but NUL pass, which Go and Node refuse.
-_CONTROL_CHARACTER = re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]")
+_FAULTS = {
+    "lines must end in CR LF": BARE_LINE_BREAK,
+    "fields must not be folded over several lines": re.compile(rb"\r\n[ \t]"),
+    # RFC 9110 section 5.5: h11 lets all but NUL pass, which Go and Node refuse.
+    "lines must not hold control characters": re.compile(rb"[\x00-\x08\x0b\x0c\x0e-\x1f\x7f]"),
+}
+# Where a field begins: behind the first line, before which the end of a chunk may be.
+_FIELD = re.compile(rb"(?<=[^\n])\r\n[^\r\n]")
 _CONTENT_LENGTH = re.compile(rb"\r\ncontent-length:([^\r]*)", re.IGNORECASE)
 _TRANSFER_ENCODING = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 # RFC 9112 section 3.2: origin-form, absolute-form (of a URI with a host: RFC 9110 section 4.2.1), asterisk-form.
@@ -58,12 +65,11 @@ class Exchange:
         self.request: h11.Request | None = None
         self.must_close = False
         """Set before the response starts, it says ``Connection: close`` in it."""
-        # What h11 may hold of lines that are not complete is bounded by _check_lines.
+        # What h11 may hold of lines that are not complete is bounded by _Lines.
         self._h11 = h11.Connection(h11.SERVER, max_incomplete_event_size=sys.maxsize)
-        self._max_head_size = config.max_head_size
+        self._config = config
+        self._lines = _Lines(config)
         self._unread = bytearray(leftover)
-        self._checked = 0
-        """How many of the next bytes have gone through _check_lines."""
         self._chunks: bytearray | None = None
         """Of a chunked body that is not complete: what h11 has been given and not yet returned."""
 
@@ -99,20 +105,20 @@ class Exchange:
             del self._unread[:2]
         if self._unread and self._unread[0] <= 0x20 and self._unread[:1] != b"\r":
             raise BadRequest("this is not an HTTP/1.1 request (perhaps TLS was meant?)")
-        end = self._unread.find(HEAD_END, max(0, self._checked - len(HEAD_END)))
+        end = self._unread.find(HEAD_END, max(0, self._lines.checked - len(HEAD_END)))
         size = len(self._unread) if end < 0 else end + len(HEAD_END)
-        self._check_lines(self._unread, size)
+        self._lines.check(self._unread, size)
         if end < 0:
             return None
         head = bytes(self._unread[:size])
         _check_framing(head)
         del self._unread[:size]
-        self._checked = 0
+        self._lines = _Lines(self._config)
         self._h11.receive_data(head)
         request = self._h11_next()
         assert isinstance(request, h11.Request)
         self.request = request = _in_origin_form(request)
-        _check_request(request)
+        _check_request(request, self._config.allowed_hosts)
         if field_values(request, b"transfer-encoding"):
             self._chunks = bytearray()
         return request
@@ -228,32 +234,52 @@ class Exchange:
         """Check what of a chunked body is no data: its chunk sizes and trailer fields are lines too."""
         assert self._chunks is not None
         if event is h11.NEED_DATA:
-            self._check_lines(self._chunks, len(self._chunks))
+            self._lines.check(self._chunks, len(self._chunks))
             return
         taken = len(self._chunks) - len(self._h11.trailing_data[0])
-        self._check_lines(self._chunks, taken - (len(event.data) if isinstance(event, h11.Data) else 0))
+        self._lines.check(self._chunks, taken - (len(event.data) if isinstance(event, h11.Data) else 0))
         del self._chunks[:taken]
-        self._checked = 0
+        self._lines = _Lines(self._config)
         if isinstance(event, h11.EndOfMessage):
             self._chunks = None
 
-    def _check_lines(self, data: bytearray, size: int) -> None:
-        """Refuse, as soon as they appear, lines that others may see ended or joined elsewhere than we do."""
-        # A peer that sends byte by byte must not make us look at all of them again for each.
-        start = max(0, self._checked - len(HEAD_END))
-        end = min(size, self._max_head_size)
-        if BARE_LINE_BREAK.search(data, start, end):
-            raise BadRequest("lines must end in CR LF")
-        if _FOLDED_LINE.search(data, start, end):
-            raise BadRequest("fields must not be folded over several lines")
-        if _CONTROL_CHARACTER.search(data, start, end):
-            raise BadRequest("lines must not hold control characters")
-        if size > self._max_head_size:
+
+class _Lines:
+    """Lines as they arrive, of a head or of a chunk's size and what follows the last chunk."""
+
+    def __init__(self, config: Config) -> None:
+        self.checked = 0
+        """How many bytes need not be looked at again, which a peer that sends them one by one would like."""
+        self._fields = 0
+        self._max_size = config.max_head_size
+        self._max_fields = config.max_header_fields
+
+    def check(self, data: bytearray, size: int) -> None:
+        """
+        Look at the first ``size`` bytes, of which more may have come since the last time.
+
+        Raises `BadRequest`, as soon as they appear, for lines that others may see ended or joined elsewhere than we
+        do, and for too many of them: for whatever comes first, wherever the lines are cut.
+        """
+        start = max(0, self.checked - len(HEAD_END))
+        end = min(size, self._max_size)
+        found = ((pattern.search(data, start, end), what) for what, pattern in _FAULTS.items())
+        sound, fault = min(((match.start(), what) for match, what in found if match), default=(end, None))
+        fields = self._fields + len(_FIELD.findall(data, max(0, self.checked - 2), sound))
+        if fields > self._max_fields:
             raise BadRequest(
-                f"header or trailer fields of more than {self._max_head_size} bytes",
+                f"more than {self._max_fields} header or trailer fields",
                 HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
             )
-        self._checked = end
+        if fault is not None:
+            raise BadRequest(fault)
+        if size > self._max_size:
+            raise BadRequest(
+                f"header or trailer fields of more than {self._max_size} bytes",
+                HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE,
+            )
+        self.checked = end
+        self._fields = fields
 
 
 def _check_framing(head: bytes) -> None:
@@ -286,7 +312,7 @@ def _in_origin_form(request: h11.Request) -> h11.Request:
     )
 
 
-def _check_request(request: h11.Request) -> None:
+def _check_request(request: h11.Request, allowed_hosts: tuple[str, ...]) -> None:
     if not request.http_version.startswith(b"1."):
         raise BadRequest(
             f"HTTP version {request.http_version.decode()} is not spoken here, HTTP/1.1 is",
@@ -306,6 +332,9 @@ def _check_request(request: h11.Request) -> None:
         raise BadRequest("the header field Host is missing")
     if hosts and not _HOST.fullmatch(hosts[0]):
         raise BadRequest("the header field Host names no host")
+    if not host_allowed(hosts, allowed_hosts):
+        host = f"host {hosts[0].decode()!r}" if hosts else "a request without a host"
+        raise BadRequest(f"{host} is not served here (--allowed-host)", HTTPStatus.MISDIRECTED_REQUEST)
 
 
 def field_values(request: h11.Request, name: bytes) -> list[bytes]:
