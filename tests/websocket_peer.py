@@ -14,6 +14,7 @@ from wsproto.events import CloseConnection, Event
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config, Options
 from trio_ws_server.headers import Headers, Request
+from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.websocket import State, WebSocketProtocol
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import open_stream_transport
@@ -65,27 +66,45 @@ class Peer:
 
 @asynccontextmanager
 async def opened(
-    *, client: bool = False, lockstep: bool = False, **options: Unpack[Options]
+    *,
+    client: bool = False,
+    lockstep: bool = False,
+    streams: tuple[trio.abc.Stream, trio.abc.Stream] | None = None,
+    **options: Unpack[Options],
 ) -> AsyncGenerator[tuple[WebSocket, Peer]]:
     """
     Yield our end, a server's or a client's, and the peer.
 
-    The network between them takes everything, or, in lockstep, nothing that is not being read. Keepalive is off
-    unless asked for. At the end our stream is closed.
+    The network between them takes everything, or, in lockstep, nothing that is not being read; or it is made of
+    these streams, ours first. Keepalive is off unless asked for. With ``per_message_deflate`` it is agreed on,
+    of which this peer knows nothing. At the end our stream is closed; who gave it sees to that.
     """
     options.setdefault("ping_interval", None)
     config = Config(**options)
-    ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
+    ours, theirs = streams or (lockstep_stream_pair() if lockstep else memory_stream_pair())
     async with open_stream_transport(ours, config) as transport, serving_nursery() as nursery:
-        protocol = WebSocketProtocol(config, client=client)
+        protocol = WebSocketProtocol(config, client=client, deflate=_agreed_deflate(config, client=client))
         request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
         websocket = WebSocket(transport, protocol, config, nursery, request=request, subprotocol="chat")
         nursery.start_soon(websocket.run)
         yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
     assert websocket.state is State.CLOSED
     await theirs.aclose()
-    with pytest.raises(trio.ClosedResourceError):
-        await ours.receive_some()
+    if streams is None:
+        with pytest.raises(trio.ClosedResourceError):
+            await ours.receive_some()
+
+
+def _agreed_deflate(config: Config, *, client: bool) -> Deflate | None:
+    """Return our compression as a handshake without parameters leaves it, None where it is off."""
+    if not config.per_message_deflate:
+        return None
+    deflate = Deflate(config)
+    if client:
+        deflate.finalize(deflate.name)
+    else:
+        deflate.accept(deflate.name)
+    return deflate
 
 
 async def stall(websocket: WebSocket, size: int = 100 * KIB) -> None:
