@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import logging
 import math
+import random
 import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
@@ -14,17 +15,20 @@ import pytest
 import trio
 import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wsproto.events import CloseConnection
+from wsproto.events import BytesMessage, CloseConnection, RejectConnection
 
 from tests.helpers import Client, logged_errors, native
+from trio_ws_server.admission import MAX_REFUSED, REFUSAL_TIMEOUT
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
+from trio_ws_server.errors import ConnectionClosed
 from trio_ws_server.listeners import BoundListener
+from trio_ws_server.protocol.websocket import State
 from trio_ws_server.server import Server
 from trio_ws_server.tls import ServerTLS
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
     import h11
 
@@ -63,10 +67,12 @@ class ListeningSocket(trio.socket.SocketType):
             outcome.close()
         self._give.send_nowait(outcome)
 
-    async def client(self) -> Client:
-        """Return a client's end of a connection that is now to be accepted."""
+    async def client(self, host: str | None = None, **outcomes: Any) -> Client:
+        """Return the end of a client at this address, if it has one, of a connection that is now to be accepted."""
         ours, theirs = trio.socket.socketpair()
-        self.give(theirs)
+        if host is not None:
+            outcomes["getpeername"] = (host, 4000)
+        self.give(DataSocket(theirs, **outcomes))
         return Client(trio.SocketStream(ours))
 
     async def accept(self) -> tuple[trio.socket.SocketType, Any]:
@@ -87,24 +93,27 @@ class ListeningSocket(trio.socket.SocketType):
 
 
 class DataSocket(trio.socket.SocketType):
-    """A connection's socket on which some calls fail in a way of their own."""
+    """A connection's socket on which some calls have outcomes of their own: an exception, or what they return."""
 
     type = socket.SOCK_STREAM
 
-    def __init__(self, sock: trio.socket.SocketType, **failing: BaseException) -> None:
+    def __init__(self, sock: trio.socket.SocketType, **outcomes: Any) -> None:
         self._sock = sock
-        self._failing = failing
+        self._outcomes = outcomes
 
     def __getattribute__(self, name: str) -> Any:
-        if name in ("_sock", "_failing", "type", "__class__"):
+        if name in ("_sock", "_outcomes", "type", "__class__"):
             return object.__getattribute__(self, name)
-        if name not in self._failing:
+        if name not in self._outcomes:
             return getattr(self._sock, name)
 
-        def fail(*args: Any) -> Any:
-            raise self._failing[name]
+        def call(*args: Any) -> Any:
+            outcome = self._outcomes[name]
+            if isinstance(outcome, BaseException):
+                raise outcome
+            return outcome
 
-        return fail
+        return call
 
 
 class Hello:
@@ -354,6 +363,208 @@ async def test_a_tls_handshake_that_does_not_come_to_its_end_is_given_up_on(
         await client.stream.aclose()
 
 
+# Limiting connections
+
+
+def limited(**settings: Any) -> Config:
+    return Config(**{"access_log": False, "handshake_timeout": 10, "limit_connections": 1, **settings})
+
+
+async def assert_refuses(client: Client) -> None:
+    response = (await response_to(client)).lower()
+    assert response.startswith(b"http/1.1 503 ")
+    assert b"\r\nretry-after: 5\r\n" in response
+    assert b"\r\nconnection: close\r\n" in response
+    assert response.endswith(b"\r\n\r\ntoo many connections: try again later\n")
+
+
+async def test_beyond_the_limit_clients_get_503_until_a_connection_ends() -> None:
+    async with running(Hello(), config=limited(limit_connections=2)) as (_, network):
+        clients = [await network.client() for _ in range(2)]
+        for client in clients:
+            await client.open()
+        await assert_refuses(await network.client())
+        refused = await network.client()
+        outcome = await refused.open()
+        assert isinstance(outcome, RejectConnection)
+        assert outcome.status_code == 503
+        await refused.stream.aclose()
+        await clients[0].stream.aclose()
+        await wait_all_tasks_blocked()
+        await assert_serves(network)
+        await clients[1].stream.aclose()
+
+
+async def test_each_address_has_places_of_its_own() -> None:
+    config = limited(limit_connections=None, limit_connections_per_ip=1)
+    async with running(Hello(), config=config) as (_, network):
+        first, other = [await network.client(host) for host in ("192.0.2.1", "192.0.2.3")]
+        for client in first, other:
+            await client.open()
+        await assert_refuses(await network.client("192.0.2.1"))
+        await first.stream.aclose()
+        await wait_all_tasks_blocked()
+        assert (await response_to(await network.client("192.0.2.1"))).endswith(b"hello")
+        await other.stream.aclose()
+
+
+async def test_over_tls_the_503_comes_after_the_handshake() -> None:
+    async with running(Hello(), config=limited(), tls=TLS) as (_, network):
+        first = await open_tls(network)
+        await assert_refuses(await open_tls(network))
+        await first.stream.aclose()
+
+
+async def test_who_is_refused_is_not_in_the_access_log(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "trio_ws_server")
+    async with running(Hello(), config=limited(access_log=True)) as (_, network):
+        first = await network.client()
+        await wait_all_tasks_blocked()
+        await assert_refuses(await network.client())
+        client = await network.client()
+        await client.send(b"\r\nnonsense\r\n\r\n")
+        assert (await client.receive_all()).startswith(b"HTTP/1.1 400 ")
+        await client.stream.aclose()
+        await first.stream.aclose()
+    (record,) = caplog.records
+    assert record.levelno == logging.WARNING
+    assert record.message.startswith("Answered 1 connections with 503 and dropped 0; the last was ")
+
+
+@pytest.mark.parametrize("sent", [b"", GET[:-2], LAST_GET], ids=["nothing", "half a head", "a request"])
+@pytest.mark.parametrize("tls", [None, TLS], ids=["plain", "TLS"])
+async def test_who_is_refused_has_little_time_for_it(
+    sent: bytes, tls: ServerTLS | None, autojump_clock: MockClock
+) -> None:
+    async with running(Hello(), config=limited(), tls=tls) as (_, network):
+        first = await network.client()
+        await wait_all_tasks_blocked()
+        client = await (network.client() if tls is None else open_tls(network))
+        await client.send(sent)
+        with suppress(trio.BrokenResourceError):  # over TLS, where the connection is just cut
+            assert (await client.receive_all()).startswith(b"HTTP/1.1 503 " if sent == LAST_GET else b"")
+        assert trio.current_time() == (0 if sent == LAST_GET else REFUSAL_TIMEOUT)
+        await client.stream.aclose()
+        await first.stream.aclose()
+
+
+async def test_a_tls_handshake_before_a_503_has_no_more_time_than_that(autojump_clock: MockClock) -> None:
+    async with running(Hello(), config=limited(), tls=TLS) as (_, network):
+        first = await network.client()
+        await wait_all_tasks_blocked()
+        client = await network.client()
+        assert await client.receive_all() == b""
+        assert trio.current_time() == REFUSAL_TIMEOUT
+        await client.stream.aclose()
+        await first.stream.aclose()
+
+
+async def test_so_many_wait_for_their_503_and_the_rest_is_dropped_at_once(autojump_clock: MockClock) -> None:
+    async with running(Hello(), config=limited()) as (_, network):
+        first = await network.client()
+        await wait_all_tasks_blocked()
+        refused = [await network.client() for _ in range(MAX_REFUSED)]
+        await wait_all_tasks_blocked()
+        dropped = await network.client()
+        assert await dropped.receive_all() == b""
+        assert trio.current_time() == 0
+        await assert_refuses(refused[0])
+        await wait_all_tasks_blocked()
+        await assert_refuses(await network.client())
+        for client in [*refused, dropped, first]:
+            await client.stream.aclose()
+
+
+async def test_a_shutdown_does_not_wait_for_those_who_are_refused(autojump_clock: MockClock) -> None:
+    async with running(Hello(), config=limited()) as (server, network):
+        clients = [await network.client() for _ in range(2)]
+        await wait_all_tasks_blocked()
+        server.shut_down()
+        for client in clients:
+            assert await client.receive_all() == b""
+            await client.stream.aclose()
+    assert trio.current_time() == 0
+
+
+async def leaves_without_a_word(network: ListeningSocket) -> Client:
+    client = await network.client()
+    await client.stream.aclose()
+    return client
+
+
+async def sends_nothing(network: ListeningSocket) -> Client:
+    return await network.client()
+
+
+async def sends_no_request(network: ListeningSocket) -> Client:
+    client = await network.client()
+    await client.send(b"nonsense\r\n\r\n")
+    return client
+
+
+async def sends_half_a_handshake(network: ListeningSocket) -> Client:
+    client = await network.client()
+    await client.send(b"\x16\x03\x01")
+    return client
+
+
+async def sends_a_request(network: ListeningSocket) -> Client:
+    client = await network.client()
+    await client.send(LAST_GET)
+    return client
+
+
+async def opens_a_websocket_and_vanishes(network: ListeningSocket) -> Client:
+    client = await network.client()
+    await client.open()
+    await client.stream.aclose()
+    return client
+
+
+async def meets_a_bug_in_receiving(network: ListeningSocket) -> Client:
+    return await network.client(recv=KeyError("a bug"))
+
+
+async def is_gone_when_accepted(network: ListeningSocket) -> Client:
+    gone = OSError(errno.ENOTCONN, "not connected")
+    return await network.client(getpeername=gone, recv=gone)
+
+
+async def agrees_on_tls_and_vanishes(network: ListeningSocket) -> Client:
+    client = await open_tls(network)
+    await trio.aclose_forcefully(client.stream)
+    return client
+
+
+@pytest.mark.parametrize(
+    ("visit", "tls"),
+    [
+        (leaves_without_a_word, None),
+        (sends_nothing, None),
+        (sends_no_request, None),
+        (sends_a_request, None),
+        (opens_a_websocket_and_vanishes, None),
+        (meets_a_bug_in_receiving, None),
+        (is_gone_when_accepted, None),
+        (leaves_without_a_word, TLS),
+        (sends_nothing, TLS),
+        (sends_no_request, TLS),
+        (sends_half_a_handshake, TLS),
+        (meets_a_bug_in_receiving, TLS),
+        (agrees_on_tls_and_vanishes, TLS),
+    ],
+)
+async def test_however_a_connection_ends_its_place_is_free_again(
+    visit: Callable[[ListeningSocket], Awaitable[Client]], tls: ServerTLS | None, autojump_clock: MockClock
+) -> None:
+    async with running(Hello(), config=limited(), tls=tls) as (_, network):
+        visitor = await visit(network)
+        await trio.sleep(10.1)
+        client = await (network.client() if tls is None else open_tls(network))
+        assert (await response_to(client)).endswith(b"hello")
+        await visitor.stream.aclose()
+
+
 # Shutting down
 
 
@@ -424,6 +635,126 @@ async def test_what_still_runs_after_the_graceful_timeout_is_cancelled(
         f"Cancelled what still ran {graceful_timeout:g} s after the signal to stop (--graceful-timeout)"
     ]
     await client.stream.aclose()
+
+
+@pytest.fixture
+def same_random_numbers() -> Iterator[None]:
+    state = random.getstate()
+    random.seed(0)
+    yield
+    random.setstate(state)
+
+
+@pytest.mark.usefixtures("same_random_numbers")
+async def test_with_jitter_websockets_are_closed_all_over_that_time(autojump_clock: MockClock) -> None:
+    closed_at = []
+
+    async def stay(client: Client) -> None:
+        assert await closed_with(client) == Close(1012)
+        closed_at.append(trio.current_time())
+
+    config = Config(access_log=False, graceful_timeout=30, graceful_jitter=10)
+    async with running(Hello(), config=config) as (server, network), trio.open_nursery() as nursery:
+        for _ in range(100):
+            client = await network.client()
+            await client.open()
+            nursery.start_soon(stay, client)
+        server.shut_down()
+    assert {int(time) for time in closed_at} == {*range(10)}
+    assert trio.current_time() == max(closed_at)
+
+
+async def test_with_jitter_http_is_drained_at_once(autojump_clock: MockClock) -> None:
+    config = Config(access_log=False, graceful_timeout=30, graceful_jitter=30)
+    async with running(Hello(seconds=1), config=config) as (server, network):
+        idle, busy = await network.client(), await network.client()
+        await busy.send(GET * 2)
+        await wait_all_tasks_blocked()
+        server.shut_down()
+        assert await idle.receive_all() == b""
+        assert trio.current_time() == 0
+        response = await busy.receive_all()
+        assert b"\r\nconnection: close\r\n" in response.lower()
+        for client in idle, busy:
+            await client.stream.aclose()
+    assert trio.current_time() == 1
+
+
+async def test_the_jitter_is_not_waited_for_once_everyone_has_left(autojump_clock: MockClock) -> None:
+    config = Config(access_log=False, graceful_timeout=1e6, graceful_jitter=1e6)
+    async with running(Hello(), config=config) as (server, network):
+        client = await network.client()
+        await client.open()
+        server.shut_down()
+        await trio.sleep(1)
+        await client.send_event(CloseConnection(1000))
+        await client.stream.aclose()
+    assert trio.current_time() == 1
+
+
+@pytest.mark.usefixtures("same_random_numbers")
+async def test_a_handshake_answered_during_the_jitter_is_closed_within_it(autojump_clock: MockClock) -> None:
+    class Slow(Hello):
+        async def websocket(self, upgrade: Upgrade) -> None:
+            await trio.sleep(1)
+            await super().websocket(upgrade)
+
+    config = Config(access_log=False, graceful_timeout=1e6, graceful_jitter=1e5, ping_interval=None)
+    async with running(Slow(), config=config) as (server, network):
+        client = await network.client()
+
+        async def shut_down() -> None:
+            await wait_all_tasks_blocked()
+            server.shut_down()
+
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(shut_down)
+            await client.open()
+        assert trio.current_time() == 1
+        assert await closed_with(client) == Close(1012)
+        assert 1 < trio.current_time() < 1e5
+
+
+async def test_a_second_request_to_stop_cancels_during_the_jitter(autojump_clock: MockClock) -> None:
+    config = Config(access_log=False, graceful_timeout=1e6, graceful_jitter=1e6)
+    async with running(Hello(), config=config) as (server, network):
+        client = await network.client()
+        await client.open()
+        server.shut_down()
+        await wait_all_tasks_blocked()
+        server.cancel()
+        await client.stream.aclose()
+    assert trio.current_time() == 0
+
+
+@pytest.mark.parametrize("tls", [None, TLS], ids=["plain", "TLS"])
+@pytest.mark.parametrize("close", [Close(1012), Close(1001)])
+async def test_a_peer_that_reads_slowly_gets_all_that_was_sent_and_then_the_close(
+    close: Close, tls: ServerTLS | None, autojump_clock: MockClock
+) -> None:
+    sent = 0
+
+    async def flood(websocket: WebSocket) -> None:
+        nonlocal sent
+        while websocket.state is State.OPEN:
+            with suppress(ConnectionClosed):
+                await websocket.send(bytes(10_000))
+        sent = websocket.traffic.bytes_sent
+
+    async with running(native(flood), tls=tls) as (server, network):
+        client = await (network.client() if tls is None else open_tls(network))
+        await client.open()
+        await trio.sleep(1)
+        server.shut_down(close)
+        received = 0
+        while isinstance(event := await client.event(), BytesMessage):
+            received += len(event.data)
+            await trio.sleep(0.1)
+        assert event == CloseConnection(close.code, "")
+        await client.send_event(event.response())
+        await client.stream.aclose()
+    assert received == sent > CONFIG.write_high_water
+    assert 2 < trio.current_time() < CONFIG.close_timeout
 
 
 async def test_shutting_down_again_gives_no_more_time(autojump_clock: MockClock) -> None:
