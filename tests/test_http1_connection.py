@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import contextlib
 import itertools
 import re
 from datetime import UTC
 from email.utils import parsedate_to_datetime
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import h11
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.events import RejectConnection, RejectData
 
-from tests.helpers import Client, cancelled_after, read_response, serving
+from tests.helpers import Client, asgi, cancelled_after, logged_errors, read_response, serving
 from trio_ws_server.config import Config
 from trio_ws_server.errors import ClientDisconnected
 
@@ -71,6 +73,14 @@ def statuses(wire: bytes) -> list[int]:
     return [int(status) for status in re.findall(rb"HTTP/1\.1 (\d{3}) ", wire)]
 
 
+async def drip(client: Client, piece: bytes, seconds: float) -> None:
+    """Send the piece every so many seconds, until there is nobody to take it."""
+    with contextlib.suppress(trio.BrokenResourceError):
+        while True:
+            await client.send(piece)
+            await trio.sleep(seconds)
+
+
 # Keep-alive
 
 
@@ -118,6 +128,28 @@ async def test_a_head_that_does_not_come_to_its_end_in_time_is_answered_408(
         assert b"\r\nconnection: close\r\n" in response.lower()
         assert await client.receive_all() == b""
         nursery.cancel_scope.cancel()
+
+
+async def test_a_head_that_begins_behind_another_request_has_its_time_from_the_response_on(
+    autojump_clock: MockClock,
+) -> None:
+    async with serving(target, config=CONFIG) as client, trio.open_nursery() as nursery:
+        await client.send(GET + GET[:5])
+        nursery.start_soon(drip, client, b"x", 1)
+        assert statuses(await client.receive_until(b"did not arrive within 10 seconds\n")) == [200, 408]
+        assert trio.current_time() == 1 + 10
+
+
+@pytest.mark.parametrize(("earlier_requests", "closed"), [(0, 10), (1, 5)])
+async def test_empty_lines_are_no_beginning_of_a_request(
+    earlier_requests: int, closed: int, autojump_clock: MockClock
+) -> None:
+    async with serving(empty, config=CONFIG) as client, trio.open_nursery() as nursery:
+        for _ in range(earlier_requests):
+            await client.request()
+        nursery.start_soon(drip, client, b"\r\n", 0.4)
+        assert await client.receive_all() == b""
+        assert trio.current_time() == closed
 
 
 async def test_the_client_that_leaves_between_requests_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
@@ -183,6 +215,47 @@ async def test_a_response_of_unknown_length_to_http_1_0_ends_with_the_connection
         head, body = (await client.receive_all()).split(b"\r\n\r\n")
         assert body == b"no length"
         assert b"transfer-encoding" not in head.lower()
+
+
+# Which hosts and origins
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: websocket\r\n"])
+async def test_a_request_for_a_host_that_is_not_served_is_refused_with_421_and_a_line_in_the_log(
+    upgrade: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", logger="trio_ws_server")
+    async with serving(empty, config=Config(allowed_hosts=("h",))) as client:
+        await client.send(GET + b"GET / HTTP/1.1\r\nHost: evil.example\r\n" + upgrade + b"\r\n")
+        response = await client.receive_all()
+        assert statuses(response) == [200, 421]
+        assert response.endswith(b"\r\n\r\nhost 'evil.example' is not served here (--allowed-host)\n")
+    assert [record.getMessage() for record in caplog.records][1:] == [
+        "192.0.2.1:4000 refused with 421: host 'evil.example' is not served here (--allowed-host)"
+    ]
+
+
+async def test_a_websocket_of_an_origin_that_is_not_allowed_is_refused_with_403_and_a_line_in_the_log(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", logger="trio_ws_server")
+    # The application says that no WebSocket client should come to it.
+    async with serving(empty, config=Config(allowed_origins=("https://example.com",))) as client:
+        rejected = await client.open(headers=[(b"Origin", b"https://evil.example")])
+        assert isinstance(rejected, RejectConnection)
+        assert rejected.status_code == 403
+        body = await client.event()
+        assert isinstance(body, RejectData)
+        assert b"'https://evil.example' are not allowed here (--allowed-origin)\n" in body.data
+    [line] = [record.getMessage() for record in caplog.records]
+    assert line == f"192.0.2.1:4000 refused with 403: {body.data.decode().rstrip()}"
+
+
+async def test_a_request_of_any_origin_is_served_where_it_asks_for_no_websocket() -> None:
+    config = Config(access_log=False, allowed_origins=("https://example.com",))
+    async with serving(empty, config=config) as client:
+        response, _ = await client.request(headers=[("Origin", "https://evil.example")])
+        assert response.status_code == 200
 
 
 # Request bodies
@@ -335,6 +408,160 @@ async def test_a_body_with_broken_framing_is_answered_400() -> None:
         assert statuses(response) == [400]
         assert b"\r\nconnection: close\r\n" in response.lower()
 
+
+# The pace of request bodies
+
+IMPATIENT = Config(body_timeout=10, access_log=False, date_header=False, server_header=False)
+
+
+def post(length: int) -> bytes:
+    return b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: %d\r\n\r\n" % length
+
+
+@pytest.mark.parametrize(
+    ("head", "piece"),
+    [
+        (post(1_000_000), b"x"),
+        (post(1_000_000).replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked"), b"1\r\nx\r\n"),
+        # What is around a chunk is not the body.
+        (post(1_000_000).replace(b"Content-Length: 1000000", b"Transfer-Encoding: chunked"), b"00000000"),
+    ],
+    ids=["with a length", "chunks", "a chunk's size"],
+)
+async def test_a_body_that_comes_too_slowly_is_answered_408_and_the_connection_dropped(
+    head: bytes, piece: bytes, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
+) -> None:
+    async with serving(echo, config=IMPATIENT) as client:
+        async with trio.open_nursery() as nursery:
+            await client.send(head)
+            nursery.start_soon(drip, client, piece, 1)
+            response = await client.receive_until(b"request's body arrived in 10 seconds\n")
+            assert trio.current_time() == 10
+            assert statuses(response) == [408]
+            assert b"\r\nconnection: close\r\n" in response.lower()
+            assert await client.receive_all() == b""
+        # Who is still sending is heard out for keep_alive_timeout, and not longer.
+        assert 15 <= trio.current_time() <= 16
+    assert logged_errors(caplog) == []
+
+
+@pytest.mark.parametrize(("size", "status"), [(1023, 408), (1024, 200)])
+async def test_1_kib_of_a_body_in_each_body_timeout_is_enough_and_no_byte_less(
+    size: int, status: int, autojump_clock: MockClock
+) -> None:
+    async with serving(echo, config=IMPATIENT) as client:
+        await client.send(post(10 * size))
+        for _ in range(10):
+            for piece in (bytes(size - 1), b"x"):
+                await trio.sleep(4.99)
+                with contextlib.suppress(trio.BrokenResourceError):
+                    await client.send(piece)
+        await client.send_eof()
+        assert statuses(await client.receive_all()) == [status]
+
+
+async def test_the_end_of_a_body_is_enough_however_little_that_is(autojump_clock: MockClock) -> None:
+    async with serving(echo, config=IMPATIENT) as client:
+        await client.send(post(2) + b"a")
+        await trio.sleep(9.9)
+        await client.send(b"b")
+        assert statuses(await client.receive_until(b"ab")) == [200]
+        assert trio.current_time() == 9.9
+
+
+async def test_each_body_has_a_time_of_its_own(autojump_clock: MockClock) -> None:
+    async with serving(echo, config=IMPATIENT) as client:
+        for _ in range(3):
+            await client.send(post(1))
+            await trio.sleep(9)
+            await client.send(b"x")
+            assert statuses(await client.receive_until(b"x")) == [200]
+
+
+async def test_the_time_in_which_the_application_does_not_read_does_not_count(
+    autojump_clock: MockClock,
+) -> None:
+    @Web
+    async def dawdle(connection: HttpConnection, request: h11.Request) -> None:
+        for _ in range(5):
+            await trio.sleep(100)
+            assert await connection.receive_body() == b"x"
+        await connection.respond(200, [], b"")
+
+    async with serving(dawdle, config=IMPATIENT) as client:
+        await client.send(post(5))
+        for _ in range(5):
+            await trio.sleep(101)
+            await client.send(b"x")
+        assert statuses(await client.receive_until(b"\r\n\r\n")) == [200]
+
+
+async def test_waiting_a_little_again_and_again_is_waiting_too(autojump_clock: MockClock) -> None:
+    @Web
+    async def poll(connection: HttpConnection, request: h11.Request) -> None:
+        while True:
+            with trio.move_on_after(3):
+                await connection.receive_body()
+            await trio.sleep(1)
+
+    async with serving(poll, config=IMPATIENT) as client:
+        await client.send(post(5))
+        assert statuses(await client.receive_until(b"\r\n\r\n")) == [408]
+        assert trio.current_time() == 13  # of which every fourth second was not spent in waiting
+
+
+async def test_an_application_is_told_that_a_body_comes_too_slowly_however_often_it_asks(
+    autojump_clock: MockClock,
+) -> None:
+    told = []
+
+    @Web
+    async def read(connection: HttpConnection, request: h11.Request) -> None:
+        connection.start_response(200, [(b"content-length", b"4")])
+        assert await connection.receive_body() == b"x"
+        for _ in range(2):
+            with pytest.raises(ClientDisconnected, match="less than 1024 bytes"):
+                await connection.receive_body()
+            told.append(trio.current_time())
+        assert connection.client_ended
+        await connection.send_body(b"late", more=False)
+
+    async with serving(read, config=IMPATIENT) as client:
+        await client.send(post(5) + b"x")
+        # A response that has begun can be completed, but another cannot follow it.
+        assert statuses(await client.receive_until(b"late")) == [200]
+        await client.send(b"xxxx" + GET)
+        assert await client.receive_all() == b""
+    assert told == [10, 10]
+
+
+async def test_an_asgi_application_is_told_of_a_slow_body_as_of_a_disconnect(
+    autojump_clock: MockClock,
+) -> None:
+    events = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        while (event := await receive())["type"] != "http.disconnect":
+            events.append(event)
+        events.append(event)
+
+    async with serving(asgi(app), config=IMPATIENT) as client:
+        await client.send(post(5) + b"abc")
+        assert statuses(await client.receive_until(b"\r\n\r\n")) == [408]
+    assert events == [
+        {"type": "http.request", "body": b"abc", "more_body": True},
+        {"type": "http.disconnect"},
+    ]
+
+
+async def test_a_client_that_is_told_to_send_its_body_must_do_so(autojump_clock: MockClock) -> None:
+    async with serving(echo, config=IMPATIENT) as client:
+        await client.send(EXPECTING + b"\r\n")
+        assert statuses(await client.receive_until(b"seconds\n")) == [100, 408]
+        assert trio.current_time() == 10
+
+
+# 100 Continue
 
 EXPECTING = b"POST / HTTP/1.1\r\nHost: h\r\nContent-Length: 4\r\nExpect: 100-continue\r\n"
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from contextlib import contextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
@@ -14,7 +15,7 @@ from trio_ws_server.protocol.http1 import BadRequest, Exchange
 from trio_ws_server.scheduling import Changes, give_way, pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Sequence
+    from collections.abc import Callable, Generator, Iterable, Sequence
 
     import h11
 
@@ -26,6 +27,9 @@ UNREAD_LIMIT = 64 * 1024
 
 DRAINED_BODY = 64 * 1024
 """How much of a request's body, unread by the application, is read to keep the connection for the next one."""
+
+BODY_PROGRESS = 1024
+"""Bytes of a request's body that must come within ``body_timeout`` seconds of waiting for them."""
 
 
 class HttpConnection:
@@ -43,9 +47,10 @@ class HttpConnection:
         self.body_sent = 0
         """Bytes of the body sent in the response to the current request."""
         self.body_error: BadRequest | None = None
-        """What is wrong with the framing of the current request's body, as far as it has been read."""
+        """What is wrong with the current request's body, as far as it has been read: its framing, or its pace."""
         self._config = config
         self._exchange = Exchange(config)
+        self._body_pace = _BodyPace(config.body_timeout)
         self._first = True
         self._draining = False
         self._eof = False
@@ -73,7 +78,7 @@ class HttpConnection:
         Return the next piece of the request's body, ``b""`` at its end; wait until there is one.
 
         Raises `ClientDisconnected` if the client goes before the end of the body, or need not send it any more
-        because the response is complete.
+        because the response is complete. So it does if the body is broken or comes too slowly: see `body_error`.
         """
         exchange = self._exchange
         await give_way()
@@ -277,20 +282,26 @@ class HttpConnection:
     async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
         """Do as `receive_body` says, but raise once the condition, about this object, is true."""
         exchange = self._exchange
-        while not exchange.body_complete:
-            try:
+        if self.body_error is not None:
+            raise _broken_body(self.body_error)
+        try:
+            while not exchange.body_complete:
                 piece = exchange.next_body()
-            except BadRequest as exc:
-                self.body_error = exc
-                exchange.must_close = True
-                raise ClientDisconnected(f"the request's body is broken: {exc}") from exc
-            self._resume_reading()
-            if piece is not None:
-                return piece
-            if given_up():
-                raise ClientDisconnected("the end of the request's body did not come")
-            await self._data_or(given_up)
+                self._resume_reading()
+                if piece is not None:
+                    self._body_pace.received(len(piece))
+                    return piece
+                if given_up():
+                    raise ClientDisconnected("the end of the request's body did not come")
+                with self._body_pace.waiting():
+                    await self._data_or(given_up)
+                self._check_current(exchange)
+        except BadRequest as exc:
             self._check_current(exchange)
+            self.body_error = exc
+            exchange.must_close = True
+            self._changes.announce()
+            raise _broken_body(exc) from exc
         return b""
 
     async def _next_exchange(self) -> bool:
@@ -302,6 +313,7 @@ class HttpConnection:
         if not self._exchange.reusable:
             return False
         self._exchange = Exchange(self._config, leftover=self._exchange.leftover)
+        self._body_pace = _BodyPace(self._config.body_timeout)
         self.status = None
         self.body_sent = 0
         self._resume_reading()
@@ -318,3 +330,41 @@ class HttpConnection:
                 skipped += len(piece)
         except ClientDisconnected:
             return
+
+
+class _BodyPace:
+    """Whether the client sends a request's body fast enough, as long as it is waited for."""
+
+    def __init__(self, timeout: float) -> None:
+        self._timeout = timeout
+        self._waited = 0.0
+        """Seconds, since the last `BODY_PROGRESS` bytes were there."""
+        self._received = 0
+        """Bytes, since then."""
+
+    def received(self, size: int) -> None:
+        """Take note of so many bytes of the body."""
+        self._received += size
+        if self._received >= BODY_PROGRESS:
+            self._received = 0
+            self._waited = 0.0
+
+    @contextmanager
+    def waiting(self) -> Generator[None, None, None]:
+        """Count the time that the body of the ``with`` takes; raises `BadRequest` where it is too much."""
+        started = trio.current_time()
+        try:
+            with trio.fail_after(max(0, self._timeout - self._waited)):
+                yield
+        except trio.TooSlowError:
+            raise BadRequest(
+                f"less than {BODY_PROGRESS} bytes of the request's body arrived in {self._timeout:g} seconds",
+                HTTPStatus.REQUEST_TIMEOUT,
+            ) from None
+        finally:
+            # Of a wait that is cancelled, too: who waits for a little while again and again waits as well.
+            self._waited += trio.current_time() - started
+
+
+def _broken_body(error: BadRequest) -> ClientDisconnected:
+    return ClientDisconnected(f"the request's body is broken: {error}")
