@@ -112,7 +112,12 @@ class AutomaticPeer:
         await self.flush()
 
     async def ping(self, payload: bytes) -> None:
-        self._protocol.send_ping(payload)
+        if self._protocol.state is State.OPEN:
+            self._protocol.send_ping(payload)
+            await self.flush()
+
+    async def send_close(self) -> None:
+        self._protocol.send_close(1000)
         await self.flush()
 
     async def flush(self) -> None:
