@@ -33,9 +33,8 @@ def figures(results: dict[str, Any]) -> str:
     """Return how many cases had which result, and the time that they took together."""
     counts = Counter(result["behavior"] for result in results.values())
     seconds = sum(result["duration"] for result in results.values()) / 1000
-    return (
-        ", ".join(f"{count} {behavior}" for behavior, count in counts.most_common()) + f" in {seconds:.0f} s"
-    )
+    outcomes = ", ".join(f"{count} {behavior}" for behavior, count in counts.most_common())
+    return f"{len(results)} cases in {seconds:.0f} s: {outcomes}"
 
 
 def main(spec: str, subject: str, folder: str) -> None:
