@@ -546,6 +546,20 @@ def test_a_response_that_rfc_6455_forbids_to_go_on_with_fails_the_handshake(old:
 
 
 @pytest.mark.parametrize(
+    "name", [b"Sec-WebSocket-Accept", b"Sec-WebSocket-Extensions", b"sec-websocket-protocol"]
+)
+def test_a_response_in_which_a_field_is_repeated_that_may_be_there_once_fails_the_handshake(
+    name: bytes,
+) -> None:
+    handshake = client(subprotocols=["chat"], compression=deflate())
+    chosen = ServerHandshake(parsed(handshake.request()))
+    response = chosen.accept(subprotocol="chat", headers=[], deflate=deflate())
+    [line] = [line for line in response.split(b"\r\n") if line.lower().startswith(name.lower())]
+    with pytest.raises(HandshakeError, match="more than one"):
+        handshake.receive_data(changed(response, b"\r\n\r\n", b"\r\n%s\r\n\r\n" % line))
+
+
+@pytest.mark.parametrize(
     "answer",
     [b"client_max_window_bits=15", b"server_max_window_bits=x", b"unknown", b"server_max_window_bits=7"],
 )

@@ -35,6 +35,8 @@ _KEY_BYTES = 16
 _MAX_REJECTION_BODY = 64 * 1024
 # RFC 9110 section 15.2: any number of interim responses may come before the final one, which 101 is here.
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9][0-9][ \r]")
+# RFC 6455 section 11.3: what a response holds once at most, and wsproto takes the last of.
+_SINGLE_FIELD = re.compile(rb"\r\n(sec-websocket-(?:accept|extensions|protocol)):", re.IGNORECASE)
 
 
 def is_upgrade(request: h11.Request) -> bool:
@@ -227,6 +229,7 @@ class ClientHandshake:
                 continue
             outcome = self._receive(head)
             if isinstance(outcome, Accepted):
+                _check_single_fields(head)
                 return outcome._replace(leftover=bytes(self._head))
             return self._receive(bytes(self._head)) if outcome is None and self._head else outcome
         self._check_size(len(self._head))
@@ -264,3 +267,10 @@ class ClientHandshake:
         if complete or len(self._rejection.body) >= _MAX_REJECTION_BODY:
             return self._rejection._replace(body=self._rejection.body[:_MAX_REJECTION_BODY])
         return None
+
+
+def _check_single_fields(head: bytes) -> None:
+    names = [name.lower() for name in _SINGLE_FIELD.findall(head)]
+    for name in names:
+        if names.count(name) > 1:
+            raise HandshakeError(f"the server's response is invalid: more than one {name.decode()}")
