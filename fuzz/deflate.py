@@ -36,17 +36,22 @@ STEPS = 40_000
 
 def check(data: bytes) -> None:
     """
-    Take four bytes as settings and the rest twice: as what a server sends, and as messages to be sent.
+    Take four bytes as settings, and by the last of them the rest as what a server sends, or as messages to be sent.
 
     What a server sends is a raw deflate stream, in which every sync flush ends a message. The messages to be sent
-    are its lines.
+    are lines.
     """
     if len(data) < 4:
         return
     settings, rest = data[:4], data[4:]
-    check_inflation(settings, rest)
-    for ends in (both_ours(settings), their_server(settings), their_client(settings)):
-        if ends is not None:
+    match settings[3] >> 4 & 3:
+        case 0:
+            check_inflation(settings, rest)
+        case 1:
+            check_messages(*both_ours(settings), messages(settings, rest))
+        case 2:
+            check_messages(*their_server(settings), messages(settings, rest))
+        case 3 if ends := their_client(settings):
             check_messages(*ends, messages(settings, rest))
 
 
