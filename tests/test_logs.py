@@ -2,21 +2,28 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import subprocess
+import sys
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import h11
 import pytest
 import trio
-from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
 
+import trio_ws_server
 from tests.helpers import PEER, Client, asgi, serving
+from trio_ws_server.asgi.lifespan import run_lifespan
 from trio_ws_server.config import Config
-from trio_ws_server.logs import configure, log_request, logger
+from trio_ws_server.errors import ClientDisconnected
+from trio_ws_server.logs import configure, escaped, log_request, logger
 from trio_ws_server.peer import Peer
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
+    from collections.abc import Awaitable, Callable, Iterator
 
     from trio.testing import MockClock
 
@@ -253,3 +260,224 @@ def test_a_program_that_has_set_up_logging_keeps_its_handlers(monkeypatch: pytes
     configure("debug")
     assert logger.handlers == []
     assert logger.getEffectiveLevel() == logging.DEBUG
+
+
+# What peers and applications say
+
+FORGED = "1970-01-01 INFO trio_ws_server all is well"
+NASTY = f"\r\n{FORGED}\n{FORGED}\x1b[2J\0\x08\x7f\x85\x9b31m\u2028{FORGED}\u2029\u202e\ufeff"
+
+
+@pytest.fixture
+def written(caplog: pytest.LogCaptureFixture) -> Iterator[Callable[[], list[str]]]:
+    """The lines that a program gets whose logging has a handler and a format of its own, from debug on."""
+    caplog.set_level(logging.DEBUG, logger="trio_ws_server")
+    output = io.StringIO(newline="")
+    handler = logging.StreamHandler(output)
+    handler.setFormatter(logging.Formatter("LOG %(levelname)s %(name)s %(message)s"))
+    logging.getLogger().addHandler(handler)
+    yield lambda: output.getvalue().split("\n")[:-1]
+    logging.getLogger().removeHandler(handler)
+
+
+def check(lines: list[str]) -> str:
+    """Check that each line is one of ours, with nothing in it but text; return them all."""
+    assert lines
+    for line in lines:
+        assert line.isprintable(), repr(line)
+        assert line.startswith(("LOG ", "  ", "Traceback (most recent call last):")), line
+    return "\n".join(lines)
+
+
+@pytest.mark.parametrize("char", [*"\0\t\n\r\x1b\x7f\x85\x9b\xa0\u2028\u2029\u202e\ud800"], ids=ascii)
+def test_what_cannot_be_printed_is_escaped(char: str) -> None:
+    assert escaped(f"a{char}b") == f"a{ascii(char)[1:-1]}b"
+
+
+def test_all_else_stays_as_it_is() -> None:
+    assert (
+        escaped("gr\u00fcn \u65e5\u672c \U0001f600 \\n ' \"") == "gr\u00fcn \u65e5\u672c \U0001f600 \\n ' \""
+    )
+
+
+@pytest.mark.parametrize("name", ["trio_ws_server", "trio_ws_server.access"])
+def test_whatever_is_logged_is_one_line(name: str, written: Callable[[], list[str]]) -> None:
+    class Object:
+        def __str__(self) -> str:
+            return NASTY
+
+        __repr__ = __str__
+
+    logging.getLogger(name).info("%s %r %s %d %s" + NASTY, NASTY, NASTY, Object(), 7, Exception(NASTY))
+    logging.getLogger(name).info("%(key)r", {"key": Object()})
+    assert check(written()).count(f"LOG INFO {name} ") == len(written()) == 2
+
+
+def test_a_traceback_cannot_pass_for_other_records(written: Callable[[], list[str]]) -> None:
+    def fail() -> None:
+        try:
+            raise KeyError(NASTY)
+        except KeyError as exc:
+            exc.add_note(NASTY)
+            raise ExceptionGroup(
+                NASTY, [ValueError(NASTY), SyntaxError(NASTY, (NASTY, 1, 1, NASTY))]
+            ) from exc
+
+    try:
+        fail()
+    except ExceptionGroup:
+        logger.exception("failed")
+    logger.error("failed, without a traceback", exc_info=ValueError(NASTY))
+    lines = written()
+    assert [line for line in lines if not line.startswith(" ")] == [
+        "LOG ERROR trio_ws_server failed",
+        "Traceback (most recent call last):",
+        "LOG ERROR trio_ws_server failed, without a traceback",
+        "ValueError: \\r",
+    ]
+    assert all(map(str.isprintable, lines))
+    assert f"  {FORGED}" in lines
+
+
+def test_a_message_that_cannot_be_formatted_is_left_to_the_handlers(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(logger, "propagate", False)
+    monkeypatch.setattr(logger, "handlers", [logging.StreamHandler()])
+    logger.error("%d", "no number")
+    assert "--- Logging error ---" in capsys.readouterr().err
+
+
+def test_a_program_can_configure_the_loggers_as_it_likes() -> None:
+    program = f"""
+import logging.config
+from trio_ws_server.logs import access_logger, logger
+
+logging.config.dictConfig({{
+    "version": 1,
+    "disable_existing_loggers": False,
+    "formatters": {{"ours": {{"format": "LOG %(message)s"}}}},
+    "handlers": {{"ours": {{"class": "logging.StreamHandler", "formatter": "ours"}}}},
+    "loggers": {{
+        "trio_ws_server": {{"handlers": ["ours"]}},
+        "trio_ws_server.access": {{"handlers": ["ours"], "propagate": False}},
+    }},
+}})
+logger.error("%s", {NASTY!r})
+access_logger.error("%s", {NASTY!r})
+"""
+    ran = subprocess.run([sys.executable, "-c", program], check=True, capture_output=True, text=True)
+    lines = ran.stderr.splitlines()
+    assert len(lines) == 2
+    check(lines)
+
+
+def test_nothing_is_logged_past_the_two_loggers_that_escape() -> None:
+    sources = Path(trio_ws_server.__file__).parent.rglob("*.py")
+    assert [path.name for path in sources if "getLogger" in path.read_text()] == ["logs.py"]
+
+
+TRICKS = {
+    "a target": b"GET /\x1b[2J\x9b HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a target that is none": b"GET http:///\\u2028 HTTP/1.1\r\nHost: h\r\n\r\n",
+    "a version": b"GET / HTTP/9.9\r\nHost: h\r\n\r\n",
+    "a host": b"GET / HTTP/1.1\r\nHost: evil\x85\x9b2J\r\n\r\n",
+    "a host that is not served": b"GET / HTTP/1.1\r\nHost: evil\r\n\r\n",
+    "a transfer coding": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: \x85\x9b\r\n\r\n",
+    "a field's name": b"GET / HTTP/1.1\r\nHost: h\r\n\x85\x9b: a\r\n\r\n",
+    "a chunk's size": b"POST / HTTP/1.1\r\nHost: h\r\nTransfer-Encoding: chunked\r\n\r\n\x85\x9b\r\n",
+    "a response in the middle of a line": f"GET / HTTP/1.1\n{FORGED}\r\n\r\n".encode(),
+}
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: h\r\nConnection: Upgrade\r\nUpgrade: websocket\r\nSec-WebSocket-Version: 13\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
+)
+TRICKS |= {
+    f"of a handshake {name.decode()}": HANDSHAKE + name + b": \x85\x9b2J\r\n\r\n"
+    for name in (b"Origin", b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Version", b"Sec-WebSocket-Key")
+}
+
+
+@pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS)
+async def test_a_peers_request_is_text_in_the_log(trick: bytes, written: Callable[[], list[str]]) -> None:
+    async def fail(scope: Any, receive: Any, send: Any) -> None:
+        raise ValueError(await receive(), scope)
+
+    config = Config(allowed_hosts=("h",), allowed_origins=("https://h",))
+    async with serving(asgi(fail), config=config) as client:
+        await client.send(trick)
+        await client.receive_all()
+    check(written())
+
+
+async def raise_what_comes(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    await receive()
+    event = await receive()
+    raise ValueError(event.get("text") or event["reason"])
+
+
+async def send_what_comes_as_a_type(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    await receive()
+    await send({"type": (await receive())["text"]})
+
+
+async def raise_a_disconnect(scope: Any, receive: Any, send: Any) -> None:
+    await send({"type": "websocket.accept"})
+    await receive()
+    raise ClientDisconnected((await receive())["reason"])
+
+
+@pytest.mark.parametrize(
+    ("app", "event"),
+    [
+        (echo, CloseConnection(1000, NASTY)),
+        (raise_what_comes, CloseConnection(1000, NASTY)),
+        (raise_what_comes, TextMessage(NASTY)),
+        (raise_a_disconnect, CloseConnection(1000, NASTY)),
+        (send_what_comes_as_a_type, TextMessage(NASTY)),
+    ],
+)
+async def test_what_a_peer_sends_over_a_websocket_is_text_in_the_log(
+    app: Callable[..., Any], event: Event, written: Callable[[], list[str]], autojump_clock: MockClock
+) -> None:
+    async with serving(asgi(app), config=Config()) as client:
+        await client.open()
+        await client.send_event(event)
+        await client.receive_all()
+    assert "\\x1b[2J" in check(written())
+
+
+@pytest.mark.parametrize(
+    "event",
+    [
+        {"type": "websocket.accept", "subprotocol": NASTY},
+        {"type": "websocket.accept", "headers": [(NASTY.encode(), b"")]},
+        {"type": "websocket.close" + NASTY},
+    ],
+)
+async def test_what_an_application_makes_up_is_text_in_the_log(
+    event: dict[str, Any], written: Callable[[], list[str]]
+) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await send(event)
+
+    async with serving(asgi(app), config=Config()) as client:
+        await client.open()
+        await client.receive_all()
+    assert "1970" in check(written())
+
+
+@pytest.mark.parametrize("event", ["lifespan.shutdown.failed", "lifespan.shutdown.complete"])
+async def test_what_a_lifespan_says_is_text_in_the_log(event: str, written: Callable[[], list[str]]) -> None:
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        await receive()
+        await send({"type": "lifespan.startup.complete"})
+        await receive()
+        await send({"type": event, "message": NASTY})
+        raise ValueError(NASTY)
+
+    async with run_lifespan(app, "on"):
+        pass
+    assert "1970" in check(written())

@@ -1,10 +1,15 @@
-"""Access and connection logs."""
+"""
+Access and connection logs.
+
+What peers and applications can put into a record is escaped here, once for all, and whoever sets up logging: a line
+of the log is a line that this server wrote, and a terminal that shows it is told nothing but text.
+"""
 
 from __future__ import annotations
 
 import logging
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from trio_ws_server.protocol.websocket import Ending
 
@@ -26,6 +31,49 @@ _ENDINGS = {
     Ending.LOST: "lost",
     None: "dropped",
 }
+
+
+def escaped(text: str) -> str:
+    """
+    Return the text with what cannot be printed (`str.isprintable`) as it is in a Python string.
+
+    That is line breaks and control characters of all kinds, lone surrogates, and what Unicode has to steer the
+    direction of text. Backslashes stay as they are: this is for reading, and not for reading back.
+    """
+    if text.isprintable():
+        return text
+    return "".join(char if char.isprintable() else repr(char)[1:-1] for char in text)
+
+
+class _Escaped:
+    """A record's message, which is formatted when it is asked for, as any message is."""
+
+    def __init__(self, message: object, arguments: Any) -> None:
+        self._message = message
+        self._arguments = arguments
+
+    def __str__(self) -> str:
+        text = str(self._message)
+        return escaped(text % self._arguments if self._arguments else text)
+
+
+def _escape(record: logging.LogRecord) -> bool:
+    """
+    Escape a record, for whatever handlers and formatters there are.
+
+    A traceback stays one, but behind its first line, which is ours, it is indented: exceptions' messages can have
+    several lines, none of which is to pass for a record.
+    """
+    record.msg, record.args = _Escaped(record.msg, record.args), None
+    if record.exc_info:
+        lines = logging.Formatter().formatException(record.exc_info).split("\n")
+        record.exc_text = "\n  ".join(map(escaped, lines))
+    return True
+
+
+# A filter of the loggers and not of a handler, which the program may bring.
+logger.addFilter(_escape)
+access_logger.addFilter(_escape)
 
 
 def configure(level: str) -> None:
