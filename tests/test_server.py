@@ -24,7 +24,7 @@ from trio_ws_server.config import Config
 from trio_ws_server.errors import ConnectionClosed
 from trio_ws_server.listeners import BoundListener
 from trio_ws_server.protocol.websocket import State
-from trio_ws_server.server import Server
+from trio_ws_server.server import LIFESPAN_GRACE, Server
 from trio_ws_server.tls import ServerTLS
 
 if TYPE_CHECKING:
@@ -766,6 +766,35 @@ async def test_shutting_down_again_gives_no_more_time(autojump_clock: MockClock)
         await trio.sleep(20)
     assert trio.current_time() == 30
     await client.stream.aclose()
+
+
+async def test_the_lifespan_has_its_time_however_long_the_cancelled_connections_take(
+    autojump_clock: MockClock,
+) -> None:
+    async def clean_up_for_long(websocket: WebSocket) -> None:
+        try:
+            await trio.sleep_forever()
+        finally:
+            with trio.CancelScope(shield=True):
+                await trio.sleep(10)
+
+    network = ListeningSocket()
+    server = Server([BoundListener(trio.SocketListener(network), ("192.0.2.2", 80))], CONFIG)
+
+    async def visit() -> None:
+        client = await network.client()
+        await client.open()
+        server.shut_down()
+        await client.receive_all()
+        await client.stream.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(visit)
+        with server.scope:
+            await server.run(native(clean_up_for_long))
+            assert trio.current_time() == 30 + 10
+            await trio.sleep_forever()
+    assert trio.current_time() == 30 + 10 + LIFESPAN_GRACE
 
 
 async def test_shutting_down_before_running_serves_nobody() -> None:

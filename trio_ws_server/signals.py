@@ -47,10 +47,10 @@ def shut_down_on_signals(server: Server, graceful_timeout: float) -> Generator[N
         nonlocal seen
         seen += 1
         if seen == 1:
-            exit_after(graceful_timeout + LIFESPAN_GRACE + CANCELLATION_GRACE)
+            exit_after(graceful_timeout + LIFESPAN_GRACE + CANCELLATION_GRACE + server.cancellation_time)
             token.run_sync_soon(_shut_down, server, signal.Signals(number))
         elif seen == 2:  # further ones must not put the deadline off
-            exit_after(CANCELLATION_GRACE)
+            exit_after(CANCELLATION_GRACE + server.cancellation_time)
             token.run_sync_soon(_cancel, server)
 
     previous = {number: signal.signal(number, handle) for number in _CLOSE_FOR}
