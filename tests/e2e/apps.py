@@ -133,8 +133,11 @@ async def floods(scope: Scope, receive: Receive, send: Send) -> None:
     refuse_lifespan(scope)
     await send({"type": "websocket.accept"})
     tell("working")
-    while True:
-        await send({"type": "websocket.send", "bytes": bytes(1_000_000)})
+    try:
+        while True:
+            await send({"type": "websocket.send", "bytes": bytes(1_000_000)})
+    finally:
+        tell("flood ended")
 
 
 # What they are made of.
