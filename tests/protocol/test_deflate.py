@@ -321,6 +321,15 @@ def test_a_continuation_frame_with_no_message_begun_is_a_protocol_error() -> Non
     assert client_end().receive(stream) == ["Hello", 1002]
 
 
+@pytest.mark.parametrize("payload", [b"\xff" * 10, compressed(bytes(100))])
+@pytest.mark.parametrize("size", [1, 1000])
+def test_a_message_within_a_message_is_a_protocol_error_whatever_it_would_inflate_to(
+    size: int, payload: bytes
+) -> None:
+    stream = frame(TEXT, b"") + frame(FIN | RSV1 | TEXT, payload)
+    assert client_end(limit=50).receive(stream, [size]) == [1002]
+
+
 def test_compressed_and_uncompressed_messages_take_turns_with_pings_within_them() -> None:
     ping = frame(FIN | PING, b"?")
     stream = frame(TEXT, b"He") + ping + frame(FIN | CONTINUATION, b"llo")

@@ -283,6 +283,17 @@ def test_an_error_of_the_peer_is_answered_with_one_close_frame_and_then_nothing(
     assert end.close_received is None
 
 
+@pytest.mark.parametrize("in_pieces", [whole, bytewise])
+@pytest.mark.parametrize("wrong", [frame(TEXT, b"aaa\xff"), close_frame(1000, b"aaa\xff")])
+def test_the_peer_is_told_of_text_that_is_not_utf_8_in_the_same_words_wherever_it_was_cut(
+    wrong: bytes, in_pieces: InPieces
+) -> None:
+    end = websocket()
+    for piece in in_pieces(wrong):
+        receive(end, piece)
+    assert end.close_sent == Close(1007, "text is not valid UTF-8")
+
+
 @pytest.mark.parametrize("text", [b"\xff", b"a\xe2(", b"\xe2\x82\xac" * 60 + b"\xff"])
 def test_text_is_known_to_be_wrong_before_its_frame_is_complete(text: bytes) -> None:
     end = websocket()

@@ -62,8 +62,10 @@ class Deflate(Extension):
         "_decompressor",
         "_enabled",
         "_frame_is_compressed",
+        "_frame_is_control",
         "_message_is_compressed",
         "_sending_compressed",
+        "_within_message",
     )
 
     def __init__(self, config: Config) -> None:
@@ -71,7 +73,9 @@ class Deflate(Extension):
         self._enabled = False
         self._compressor = _Compressor(config)
         self._decompressor = _Decompressor(config.max_message_size)
+        self._within_message = False
         self._message_is_compressed = False
+        self._frame_is_control = False
         self._frame_is_compressed = False
         self._sending_compressed = False
 
@@ -162,20 +166,21 @@ class Deflate(Extension):
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
+    ) -> RsvBits:
         """
-        Begin a frame; return the reserved bits that have a meaning, or the code to close with.
+        Begin a frame; return the reserved bits that have a meaning.
 
         wsproto calls this again for the same frame for as long as its masking key has yet to come.
         """
-        if opcode in (Opcode.TEXT, Opcode.BINARY):
-            self._message_is_compressed = rsv.rsv1
+        begins_message = opcode in (Opcode.TEXT, Opcode.BINARY)
+        if begins_message:
+            # A message within a message is for wsproto to refuse, whatever it would inflate to.
+            self._message_is_compressed = rsv.rsv1 and not self._within_message
             self._decompressor.start()
-        elif rsv.rsv1:
-            # Section 6: RSV1 is for the first frame of a message alone.
-            return CloseReason.PROTOCOL_ERROR
-        self._frame_is_compressed = self._message_is_compressed and not opcode.iscontrol()
-        return RsvBits(rsv1=True, rsv2=False, rsv3=False)
+        self._frame_is_control = opcode.iscontrol()
+        self._frame_is_compressed = self._message_is_compressed and not self._frame_is_control
+        # Section 6: RSV1 is for the first frame of a message alone.
+        return RsvBits(rsv1=begins_message, rsv2=False, rsv3=False)
 
     def frame_inbound_payload_data(
         self, proto: FrameDecoder | FrameProtocol, data: bytes
@@ -187,6 +192,8 @@ class Deflate(Extension):
         self, proto: FrameDecoder | FrameProtocol, fin: bool
     ) -> bytes | CloseReason | None:
         """End a frame; return what the end of a message inflates to, or the code to close with."""
+        if not self._frame_is_control:
+            self._within_message = not fin
         if not fin or not self._frame_is_compressed:
             return None
         self._message_is_compressed = False

@@ -100,10 +100,10 @@ class WebSocketProtocol:
         self.ending: Ending | None = None
         self.close_received: Close | None = None
         self.close_sent: Close | None = None
-        self._limits = _MessageLimits(config)
+        self._config = config
         self._bad_gateway = _BadGateway()
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
-        extensions: list[Extension] = [self._limits, self._bad_gateway]
+        extensions: list[Extension] = [_MessageLimits(config), self._bad_gateway]
         if self._deflate is not None:
             extensions.append(self._deflate)
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
@@ -153,7 +153,7 @@ class WebSocketProtocol:
 
     def _close_received_or_failed(self, code: int, reason: str) -> None:
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-            self.fail(code, self._limits.broken.get(code, reason), Ending.PROTOCOL_ERROR)
+            self.fail(code, self._what_was_wrong(code, reason), Ending.PROTOCOL_ERROR)
             return
         code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else code
         self.close_received = Close(int(code), reason)
@@ -161,6 +161,19 @@ class WebSocketProtocol:
             # RFC 6455 section 5.5.1: answer with the status code received.
             self._queue_close(Close(int(code)))
         self._end(Ending.PEER_CLOSE)
+
+    def _what_was_wrong(self, code: int, reason: str) -> str:
+        """Return wsproto's reason, unless it is none, or counts bytes from where the network happened to cut."""
+        match code:
+            case CloseCode.MESSAGE_TOO_BIG:
+                return f"message is larger than {self._config.max_message_size} bytes"
+            case CloseCode.POLICY_VIOLATION:
+                return f"message has more than {self._config.max_message_fragments} fragments"
+            case CloseCode.INVALID_DATA if self._deflate is None:
+                return "text is not valid UTF-8"
+            case CloseCode.INVALID_DATA:
+                return "text is not valid UTF-8, or compressed data is damaged"
+        return reason
 
     def _assemble(self, event: ws.TextMessage | ws.BytesMessage) -> str | bytes | None:
         """Return the message that the piece completes, if it does."""
@@ -293,11 +306,6 @@ class _MessageLimits(_FrameHook):
     def __init__(self, config: Config) -> None:
         self._max_size = config.max_message_size
         self._max_fragments = config.max_message_fragments
-        self.broken: dict[int, str] = {
-            CloseCode.MESSAGE_TOO_BIG: f"message is larger than {self._max_size} bytes",
-            CloseCode.POLICY_VIOLATION: f"message has more than {self._max_fragments} fragments",
-        }
-        """What to tell the peer, by the code that the connection fails with."""
         self._before = 0
         self._fragments = 0
         self._frame = 0
