@@ -450,6 +450,14 @@ def test_the_response_is_read_the_same_wherever_it_is_cut_and_no_frame_behind_it
     assert outcome_of(handshake, cut(stream, places)) == Accepted(None, [], frames)
 
 
+@pytest.mark.parametrize("options", [(b"Upgrade", b"keep-alive"), (b"keep-alive", b"Upgrade")])
+def test_the_connection_options_of_a_response_are_those_of_all_lines(options: tuple[bytes, bytes]) -> None:
+    handshake = client()
+    lines = b"Connection: %s\r\nConnection: %s\r\n" % options
+    response = changed(accepting(handshake), b"Connection: Upgrade\r\n", lines)
+    assert outcome_of(handshake, whole(response)) == Accepted(None, [], b"")
+
+
 def test_interim_responses_before_the_final_one_are_skipped() -> None:
     """RFC 9110 section 15.2; a server may send early hints before it knows of the upgrade."""
     interim = b"HTTP/1.1 103 Early Hints\r\nLink: </a>\r\n\r\nHTTP/1.1 100\r\n\r\n"
@@ -546,7 +554,7 @@ def test_a_response_that_rfc_6455_forbids_to_go_on_with_fails_the_handshake(old:
 
 
 @pytest.mark.parametrize(
-    "name", [b"Sec-WebSocket-Accept", b"Sec-WebSocket-Extensions", b"sec-websocket-protocol"]
+    "name", [b"Upgrade", b"Sec-WebSocket-Accept", b"Sec-WebSocket-Extensions", b"sec-websocket-protocol"]
 )
 def test_a_response_in_which_a_field_is_repeated_that_may_be_there_once_fails_the_handshake(
     name: bytes,

@@ -35,8 +35,9 @@ _KEY_BYTES = 16
 _MAX_REJECTION_BODY = 64 * 1024
 # RFC 9110 section 15.2: any number of interim responses may come before the final one, which 101 is here.
 _INTERIM = re.compile(rb"HTTP/1\.[0-9] 1(?!01)[0-9][0-9][ \r]")
-# RFC 6455 section 11.3: what a response holds once at most, and wsproto takes the last of.
-_SINGLE_FIELD = re.compile(rb"\r\n(sec-websocket-(?:accept|extensions|protocol)):", re.IGNORECASE)
+# RFC 6455 sections 4.1 and 11.3: what a response holds once at most, and wsproto takes the last of.
+_SINGLE_FIELD = re.compile(rb"\r\n(upgrade|sec-websocket-(?:accept|extensions|protocol)):", re.IGNORECASE)
+_CONNECTION = re.compile(rb"\r\nconnection:([^\r]*)", re.IGNORECASE)
 
 
 def is_upgrade(request: h11.Request) -> bool:
@@ -227,7 +228,7 @@ class ClientHandshake:
                 raise HandshakeError("the server's response is invalid: lines must end in CR LF")
             if _INTERIM.match(head):
                 continue
-            outcome = self._receive(head)
+            outcome = self._receive(_with_all_connection_options_last(head))
             if isinstance(outcome, Accepted):
                 _check_single_fields(head)
                 return outcome._replace(leftover=bytes(self._head))
@@ -267,6 +268,14 @@ class ClientHandshake:
         if complete or len(self._rejection.body) >= _MAX_REJECTION_BODY:
             return self._rejection._replace(body=self._rejection.body[:_MAX_REJECTION_BODY])
         return None
+
+
+def _with_all_connection_options_last(head: bytes) -> bytes:
+    """Return the head for wsproto, which takes the last line of what is one list (RFC 9110 section 5.3)."""
+    lines = _CONNECTION.findall(head)
+    if len(lines) < 2:
+        return head
+    return head.removesuffix(HEAD_END) + b"\r\nConnection:" + b",".join(lines) + HEAD_END
 
 
 def _check_single_fields(head: bytes) -> None:
