@@ -31,5 +31,5 @@ def matching(patterns: Iterable[str]) -> list[str]:
 def quick() -> list[str]:
     """Return every fifth of the cases with compression, of which each takes seconds, and all others."""
     slow = matching(_COMPRESSING)
-    left_out = set(slow) - set(slow[::_STRIDE])
+    left_out = set(slow) - set(slow[_STRIDE - 1 :: _STRIDE])
     return [case for case in EXPECTED if case not in left_out]
