@@ -1,12 +1,14 @@
-"""Any bytes inflate as with plain zlib, up to the limit; any messages come out as they went in, with websockets too."""
+"""Any bytes inflate as with plain zlib, to the limit at most; any messages arrive as sent, at websockets too."""
 
 from __future__ import annotations
 
 import zlib
 from typing import TYPE_CHECKING
 
-from websockets.exceptions import NegotiationError
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, ServerPerMessageDeflateFactory
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    ServerPerMessageDeflateFactory,
+)
 from websockets.frames import Frame, Opcode
 from websockets.headers import build_extension, parse_extension
 from websockets.protocol import Protocol, Side
@@ -133,7 +135,7 @@ def inflated(sent: list[list[bytes]], window: int, forgets: bool) -> Iterator[by
 
 
 class OurEnd:
-    """This package's end of a connection."""
+    """Our end of a connection."""
 
     def __init__(self, client: bool, settings: Config, deflate: Deflate) -> None:
         self._end = WebSocketProtocol(settings, client=client, deflate=deflate)
@@ -149,15 +151,16 @@ class OurEnd:
         return self._end.send_message(message)
 
     def send_fragment(self, fragment: Message, first: bool, last: bool) -> bytes:
-        kind = TextMessage if isinstance(fragment, str) else BytesMessage
-        return self._fragments.send(kind(data=fragment, message_finished=last))
+        if isinstance(fragment, str):
+            return self._fragments.send(TextMessage(data=fragment, message_finished=last))
+        return self._fragments.send(BytesMessage(data=fragment, message_finished=last))
 
     def receive(self, data: bytes) -> list[object]:
         return receive(self._end, data)
 
 
 class TheirEnd:
-    """The websockets library's end of a connection."""
+    """The end of a connection as the websockets library has it."""
 
     def __init__(self, client: bool, extension: Extension) -> None:
         self._end = Protocol(Side.CLIENT if client else Side.SERVER, max_size=None)
@@ -233,7 +236,9 @@ def their_client(settings: bytes) -> tuple[End, End] | None:
     if answer is None:
         assert factory.server_max_window_bits == 8
         return None
-    return TheirEnd(True, factory.process_response_params(parameters(answer), [])), OurEnd(False, for_server, server)
+    return TheirEnd(True, factory.process_response_params(parameters(answer), [])), OurEnd(
+        False, for_server, server
+    )
 
 
 def parameters(text: str) -> list[ExtensionParameter]:

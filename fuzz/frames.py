@@ -1,4 +1,4 @@
-"""Any bytes mean what RFC 6455 has them mean, and to websockets the same; wherever they are cut, and nothing raises."""
+"""Any bytes mean what RFC 6455 has them mean, and the same to websockets, wherever they are cut; nothing raises."""
 
 from __future__ import annotations
 
@@ -61,7 +61,7 @@ class Frame(NamedTuple):
 
 
 def check(data: bytes) -> None:
-    """Take the bytes behind the first, whose lowest bits say on which side, and if a close frame was sent before."""
+    """Take the bytes behind the first, whose lowest bits say on which side, and if that has sent a close frame."""
     if not data:
         return
     client, closing, stream = bool(data[0] & 1), bool(data[0] & 2), data[1:]
@@ -69,7 +69,9 @@ def check(data: bytes) -> None:
     for other in others:
         assert other == outcome, f"cut otherwise: {other}, not {outcome}"
     assert outcome.events == reference(stream, client, closing)[0]
-    check_with_rfc(receive([stream + PADDING], client, closing), *reference(stream + PADDING, client, closing))
+    check_with_rfc(
+        receive([stream + PADDING], client, closing), *reference(stream + PADDING, client, closing)
+    )
     if outcome.ending in (None, Ending.PEER_CLOSE):
         check_with_websockets(outcome, stream, client)
 
@@ -110,7 +112,9 @@ def check_close_frame(sent: bytes, close: Close, client: bool) -> None:
     assert not header_faults(frame, client=not client)
     if close.code != 1005:
         check_close(*close)
-    assert frame.payload == b"" if close.code == 1005 else close.code.to_bytes(2, "big") + close.reason.encode()
+    assert (
+        frame.payload == b"" if close.code == 1005 else close.code.to_bytes(2, "big") + close.reason.encode()
+    )
 
 
 def check_with_rfc(outcome: Outcome, events: list[Event], end: Close | set[int] | None) -> None:
@@ -128,7 +132,9 @@ def check_with_rfc(outcome: Outcome, events: list[Event], end: Close | set[int] 
             assert outcome.ending in (Ending.PROTOCOL_ERROR, Ending.LOCAL_CLOSE)
             assert outcome.state is State.CLOSED
             assert outcome.close_received is None
-            assert outcome.ending is Ending.LOCAL_CLOSE or outcome.code_sent in codes, f"{outcome}, not {codes}"
+            assert outcome.ending is Ending.LOCAL_CLOSE or outcome.code_sent in codes, (
+                f"{outcome}, not {codes}"
+            )
 
 
 def reference(stream: bytes, client: bool, closing: bool) -> tuple[list[Event], Close | set[int] | None]:
@@ -179,7 +185,9 @@ def frames(stream: bytes) -> Iterator[Frame]:
             length = int.from_bytes(rest[:size], "big")
             shortest = length > (125 if size == 2 else 0xFFFF)
         key = rest[size:] or bytes(4)
-        payload = bytes(byte ^ key[place % 4] for place, byte in enumerate(source.read(min(length, len(stream)))))
+        payload = bytes(
+            byte ^ key[place % 4] for place, byte in enumerate(source.read(min(length, len(stream))))
+        )
         yield Frame(head[0], masked, length, shortest, payload)
 
 
@@ -219,7 +227,9 @@ def close_faults(payload: bytes) -> set[int]:
     codes = set()
     if payload:
         code = int.from_bytes(payload[:2], "big")
-        if len(payload) == 1 or not (code in {*range(1000, 1004), *range(1007, 1015)} or 3000 <= code <= 4999):
+        if len(payload) == 1 or not (
+            code in {*range(1000, 1004), *range(1007, 1015)} or 3000 <= code <= 4999
+        ):
             codes.add(1002)
         try:
             payload[2:].decode()

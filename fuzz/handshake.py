@@ -1,4 +1,4 @@
-"""Any opening handshake, and any answer to ours, is refused, or accepted as RFC 6455 asks and as websockets does."""
+"""Any opening handshake, and any answer to ours, is refused, or accepted as RFC 6455 asks and websockets does."""
 
 from __future__ import annotations
 
@@ -8,7 +8,10 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from websockets.client import ClientProtocol
 from websockets.exceptions import InvalidHeaderFormat, InvalidMessage, InvalidStatus
-from websockets.extensions.permessage_deflate import ClientPerMessageDeflateFactory, ServerPerMessageDeflateFactory
+from websockets.extensions.permessage_deflate import (
+    ClientPerMessageDeflateFactory,
+    ServerPerMessageDeflateFactory,
+)
 from websockets.headers import parse_extension
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -40,6 +43,14 @@ KEY = re.compile(rb"Sec-WebSocket-Key: ([^\r]*)")
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 """In an input, what is right for the key, of which every handshake has another; it is as long."""
 INTERIM_RESPONSES = re.compile(rb"(?:HTTP/1\.[0-9] 1(?!01)[0-9][0-9][ \r].*?\r\n\r\n)*", re.DOTALL)
+READ_OTHERWISE = re.compile(
+    # Quoted pairs and, in responses, empty elements of lists: taken only by websockets.
+    rb"\\|[:,][ \t]*,|,[ \t]*\r"
+    # Names of parameters in upper case: taken only here.
+    rb"|(?=(?i:server|client)_)[a-z_]*[A-Z]"
+    # More than one Origin: looked at here only where origins are restricted, and refused then.
+    rb"|(?i:\norigin:(?:.*\n)+origin:)"
+)
 
 
 def check(data: bytes) -> None:
@@ -50,9 +61,9 @@ def check(data: bytes) -> None:
         check_request(data)
 
 
-def judged(end: ClientProtocol | ServerProtocol) -> bool | None:
-    """Whether websockets accepts; None for what it cannot parse, which need not all be refused here."""
-    if isinstance(end.handshake_exc, InvalidHeaderFormat | InvalidMessage):
+def judged(end: ClientProtocol | ServerProtocol, head: bytes) -> bool | None:
+    """Whether websockets accepts; None where it need not be agreed with."""
+    if READ_OTHERWISE.search(head) or isinstance(end.handshake_exc, InvalidHeaderFormat | InvalidMessage):
         return None
     return end.handshake_exc is None
 
@@ -72,15 +83,17 @@ def check_request(stream: bytes) -> None:
         handshake = ServerHandshake(request) if is_upgrade(request) else None
     except BadRequest:
         handshake = None
+    head = stream[: len(stream) - exchange.unread].lstrip(b"\r\n")
     theirs = ServerProtocol(extensions=[ServerPerMessageDeflateFactory(False, False, WINDOW, WINDOW)])
-    theirs.receive_data(stream[: len(stream) - exchange.unread].lstrip(b"\r\n"))
+    theirs.receive_data(head)
     requests = theirs.events_received()
     response = theirs.accept(requests[0]) if requests and isinstance(requests[0], Request) else None
-    accepted = judged(theirs)
+    accepted = judged(theirs, head)
     if handshake is None:
         assert not accepted, "websockets accepts"
         return
-    if len(options(request, b"upgrade")) == 1:
+    # websockets takes no other protocol beside it, which RFC 6455 section 4.2.1 allows.
+    if b"," not in b",".join(field_values(request, b"upgrade")):
         assert accepted is not False, f"websockets refuses: {theirs.handshake_exc!r}"
     enabled = check_accepting(request, handshake)
     if accepted and response:
@@ -100,6 +113,9 @@ def check_accepting(request: h11.Request, handshake: ServerHandshake) -> bool:
             raise AssertionError(f"accepted with {subprotocol=}, {headers=}")
     deflate = Deflate(CONFIG)
     wire = handshake.accept(subprotocol=offered[-1] if offered else None, headers=fields, deflate=deflate)
+    if b"client_max_window_bits=8" in wire:
+        # Clients on zlib cannot do it, websockets among them; others may offer it.
+        return deflate.enabled()
     client = ClientProtocol(
         URI,
         extensions=[ClientPerMessageDeflateFactory()],
@@ -113,7 +129,9 @@ def check_accepting(request: h11.Request, handshake: ServerHandshake) -> bool:
     assert bool(client.extensions) is deflate.enabled()
     [response] = client.events_received()
     assert isinstance(response, Response)
-    received = [(name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.raw_items()]
+    received = [
+        (name.lower().encode(), value.encode("latin-1")) for name, value in response.headers.raw_items()
+    ]
     assert received[len(received) - len(fields) :] == fields, f"{received} does not end in {fields}"
     if deflate.enabled():
         check_agreement(request, response.headers["Sec-WebSocket-Extensions"])
@@ -123,7 +141,7 @@ def check_accepting(request: h11.Request, handshake: ServerHandshake) -> bool:
 def check_agreement(request: h11.Request, answer: str) -> None:
     """Check that the client has offered what the answer says (RFC 7692 section 7.1)."""
     [(_, agreed)] = parse_extension(answer)
-    lines = [value.decode("latin-1") for value in field_values(request, b"sec-websocket-extensions")]
+    lines = [value.decode("latin-1").lower() for value in field_values(request, b"sec-websocket-extensions")]
     try:
         offers = [offer for line in lines for name, offer in parse_extension(line) if name == Deflate.name]
     except InvalidHeaderFormat:
@@ -142,10 +160,6 @@ def allows(offer: Parameters, agreed: Parameters) -> bool:
         and window(agreed, "server_max_window_bits") <= window(offer, "server_max_window_bits")
         and window(agreed, "client_max_window_bits") <= window(offer, "client_max_window_bits")
     )
-
-
-def options(request: h11.Request, name: bytes) -> list[bytes]:
-    return b",".join(field_values(request, name)).split(b",")
 
 
 # What a server answers
@@ -179,7 +193,7 @@ def check_answer(data: bytes) -> None:
     assert interim
     theirs.receive_data(outcome.stream[interim.end() :])
     theirs.receive_eof()
-    accepted = judged(theirs)
+    accepted = judged(theirs, outcome.stream)
     match outcome.answer:
         case Accepted(subprotocol=subprotocol):
             assert accepted is not False, f"websockets refuses: {theirs.handshake_exc!r}"

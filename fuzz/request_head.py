@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
@@ -14,6 +13,7 @@ from trio_ws_server.protocol.http1 import BadRequest, Exchange
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
+    from http import HTTPStatus
 
 CONFIG = Config(max_head_size=512)
 

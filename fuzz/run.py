@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from importlib import import_module
 
-import atheris
+import atheris  # type: ignore[import-untyped]
 
 INSTRUMENTED = ["trio_ws_server", "h11", "wsproto"]
 """The packages that coverage is counted in: ours, and those that its protocols stand on."""
