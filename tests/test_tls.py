@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import ssl
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,82 @@ def test_nothing_older_than_tls_1_2_is_spoken_and_nothing_is_renegotiated() -> N
     context = tls().context
     assert context.minimum_version == ssl.TLSVersion.TLSv1_2
     assert context.options & ssl.OP_NO_RENEGOTIATION
+
+
+def client_hello(version: ssl.TLSVersion) -> bytes:
+    """
+    Return the first record of a client that speaks the version at most (RFC 4346 section 7.4.1.2).
+
+    By hand, because not every OpenSSL still speaks the old ones. The extensions name a curve, and for TLS 1.2 a
+    signature algorithm, that go with the server's certificate.
+    """
+
+    def sized(width: int, *parts: bytes) -> bytes:
+        content = b"".join(parts)
+        return len(content).to_bytes(width, "big") + content
+
+    # TLS_ECDHE_ECDSA_WITH_AES_128_CBC_SHA, which is for any version up to 1.2, and ..._GCM_SHA256, for that alone
+    suites = sized(2, b"\xc0\x09\xc0\x2b")
+    curves = b"\0\x0a" + sized(2, sized(2, b"\0\x17"))
+    signatures = b"\0\x0d" + sized(2, sized(2, b"\4\3"))
+    number = version.to_bytes(2, "big")
+    hello = number + bytes(32) + sized(1) + suites + sized(1, b"\0") + sized(2, curves, signatures)
+    return b"\x16\x03\x01" + sized(2, b"\x01" + sized(3, hello))
+
+
+ALERT, HANDSHAKE = 21, 22
+PROTOCOL_VERSION = b"\x02\x46"  # fatal, 70 (RFC 5246 section 7.2)
+
+
+def answer_to(hello: bytes, context: ssl.SSLContext) -> tuple[int, bytes]:
+    """Return the type and the content of the first record that a server with this context answers with."""
+    incoming, outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
+    incoming.write(hello)
+    with contextlib.suppress(ssl.SSLError):  # it waits for more, or refuses
+        context.wrap_bio(incoming, outgoing, server_side=True).do_handshake()
+    record = outgoing.read()
+    return record[0], record[5 : 5 + int.from_bytes(record[3:5], "big")]
+
+
+@pytest.mark.usefixtures("files")
+@pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1, ssl.TLSVersion.TLSv1_1])
+@pytest.mark.parametrize("ciphers", [None, "ALL:@SECLEVEL=0"])
+def test_a_client_that_speaks_less_than_tls_1_2_is_told_that_it_is_the_version(
+    version: ssl.TLSVersion, ciphers: str | None
+) -> None:
+    assert answer_to(client_hello(version), tls(ciphers=ciphers).context) == (ALERT, PROTOCOL_VERSION)
+
+
+@pytest.mark.usefixtures("files")
+def test_the_same_client_is_served_where_it_speaks_tls_1_2() -> None:
+    kind, message = answer_to(client_hello(ssl.TLSVersion.TLSv1_2), tls().context)
+    assert (kind, message[0]) == (HANDSHAKE, 2)  # ServerHello
+
+
+@pytest.mark.usefixtures("files")
+async def test_a_client_of_this_openssl_that_is_held_to_tls_1_1_is_refused() -> None:
+    client = client_context()
+    client.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.deprecated_call():
+        client.minimum_version = client.maximum_version = ssl.TLSVersion.TLSv1_1
+    with pytest.raises(ExceptionGroup) as refused:
+        await handshake(tls(), client)
+    [error] = refused.value.exceptions
+    assert isinstance(error.__cause__, ssl.SSLError)
+    assert error.__cause__.reason == "UNSUPPORTED_PROTOCOL"
+
+
+@pytest.mark.usefixtures("files")
+def test_a_context_made_elsewhere_speaks_what_it_was_made_for() -> None:
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain("cert.pem", "key.pem")
+    hello = client_hello(ssl.TLSVersion.TLSv1_1)
+    assert answer_to(hello, ServerTLS.of(context).context) == (ALERT, PROTOCOL_VERSION)
+    context.set_ciphers("ALL:@SECLEVEL=0")
+    with pytest.deprecated_call():
+        context.minimum_version = ssl.TLSVersion.TLSv1_1
+    kind, message = answer_to(hello, ServerTLS.of(context).context)
+    assert (kind, message[0]) == (HANDSHAKE, 2)
 
 
 @pytest.mark.usefixtures("files")

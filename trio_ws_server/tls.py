@@ -31,7 +31,12 @@ class ServerTLS:
 
     @classmethod
     def of(cls, context: ssl.SSLContext, certificate: str | None = None) -> ServerTLS:
-        """Wrap a finished context. It doesn't give out its certificate, which therefore comes separately."""
+        """
+        Wrap a finished context. It doesn't give out its certificate, which therefore comes separately.
+
+        Nothing about it is changed: the oldest version of TLS that it speaks, for one, is its maker's choice (and
+        TLS 1.2 where that is left to Python).
+        """
         suites = {suite["name"]: suite["id"] & 0xFFFF for suite in context.get_ciphers()}
         return cls(context, certificate, suites)
 
