@@ -50,7 +50,7 @@ def sending(message: str | bytes, *, compressed: bool = False) -> Operation:
     return Operation(
         lambda websocket, _: websocket.send(message),
         message=message.encode() if isinstance(message, str) else message,
-        options={"per_message_deflate": compressed},
+        options={"per_message_deflate": True, "deflate_min_size": 0} if compressed else {},
     )
 
 
@@ -88,7 +88,7 @@ async def test_after_a_cancelled_operation_all_that_is_sent_and_received_is_whol
 ) -> None:
     async def scenario(cancelling: Cancelling) -> None:
         received: list[str | bytes] = []
-        deflate = operation.options.get("per_message_deflate", False)
+        deflate = "per_message_deflate" in operation.options
         async with (
             connected(client=client, tls=tls, lockstep=lockstep) as streams,
             trio.open_nursery() as nursery,
@@ -97,10 +97,10 @@ async def test_after_a_cancelled_operation_all_that_is_sent_and_received_is_whol
             peer = AutomaticPeer(streams[1], client=not client, messages=SENT_BY_PEER, deflate=deflate)
             nursery.start_soon(peer.run)
             cancelled = await cancelling(lambda: operation.call(websocket, received))
+            assert await websocket.ping(b"ping") >= 0
             await websocket.send("probe")
             while (message := await websocket.recv()) != "answer":
                 received.append(message)
-            assert await websocket.ping(b"ping") >= 0
             await websocket.close()
         assert received == SENT_BY_PEER
         whole = [] if operation.message is None else [operation.message]

@@ -22,59 +22,54 @@ if TYPE_CHECKING:
 
 SENDERS = 40
 MESSAGES = 50
-LARGEST = 40 * KIB
-"""Above the size at which a message is compressed in steps."""
+LARGEST = 200 * KIB
+"""Far above the size at which a message is compressed in steps; most are small."""
 
 
 def message(sender: int, number: int) -> str | bytes:
     """Return a message like no other: text, which can be compressed, or bytes, which cannot."""
     source = random.Random(f"{sender} {number}")
-    size = int(LARGEST * source.random() ** 4)
+    size = int(LARGEST * source.random() ** 6)
     if number % 2:
         return f"{sender} {number} {'é' * number}{source.randbytes(size // 2).hex()}"
     return f"{sender} {number} ".encode() + source.randbytes(size)
 
 
-class Senders:
+class Senders(trio.abc.Instrument):
     """Tasks that send on one connection, and lose patience."""
 
     def __init__(self, websocket: WebSocket) -> None:
         self.completed: set[tuple[int, int]] = set()
         self.cancelled = 0
         self._websocket = websocket
-        self._scopes: set[trio.CancelScope] = set()
-        self._ended = False
+        self._source = random.Random("cancel")
+        self._scopes: dict[int, trio.CancelScope] = {}
 
     async def run(self) -> None:
-        async with trio.open_nursery() as helpers:
-            helpers.start_soon(self._ping)
-            helpers.start_soon(self._cancel_some)
-            with suppress(ConnectionClosed):
-                async with trio.open_nursery() as senders:
-                    for sender in range(SENDERS):
-                        senders.start_soon(self._send_all, sender)
-            helpers.cancel_scope.cancel()
+        trio.lowlevel.add_instrument(self)
+        async with trio.open_nursery() as pinging:
+            pinging.start_soon(self._ping)
+            async with trio.open_nursery() as senders:
+                for sender in range(SENDERS):
+                    senders.start_soon(self._send_all, sender)
+            pinging.cancel_scope.cancel()
+        trio.lowlevel.remove_instrument(self)
 
     async def _send_all(self, sender: int) -> None:
         source = random.Random(sender)
         for number in range(MESSAGES):
-            with trio.move_on_after(source.expovariate(20)) as scope, suppress(ConnectionClosed):
-                self._scopes.add(scope)
+            with trio.move_on_after(source.expovariate(5)) as scope, suppress(ConnectionClosed):
+                self._scopes[sender] = scope
                 await self._websocket.send(message(sender, number))
                 self.completed.add((sender, number))
-            self._scopes.discard(scope)
             self.cancelled += scope.cancelled_caught
 
-    async def _cancel_some(self) -> None:
+    def after_task_step(self, task: trio.lowlevel.Task) -> None:
         """Cancel not only who waits while nothing moves, as time does, but in the midst of everything."""
-        source = random.Random("cancel")
-        while True:
-            if source.random() < 0.5:
-                await trio.sleep(source.random() / 100)
-            for _ in range(source.randrange(20)):
-                await trio.lowlevel.checkpoint()
-            if self._scopes:
-                source.choice(sorted(self._scopes, key=id)).cancel()
+        if self._source.random() < 0.005:
+            for sender in self._source.sample(range(SENDERS), k=self._source.choice([1, SENDERS // 2])):
+                if sender in self._scopes:
+                    self._scopes[sender].cancel()
 
     async def _ping(self) -> None:
         source = random.Random("ping")
