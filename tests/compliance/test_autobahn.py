@@ -34,11 +34,8 @@ def test_the_quick_choice_leaves_out_four_of_five_cases_with_compression_and_no_
     chosen = quick()
     left_out = [case for case in EXPECTED if case not in chosen]
     assert {case.partition(".")[0] for case in left_out} == {"12", "13"}
-    assert [case for case in matching(["12.*", "13.*"]) if case in chosen][:3] == [
-        "12.1.1",
-        "12.1.6",
-        "12.1.11",
-    ]
+    slow = [case for case in matching(["12.*", "13.*"]) if case in chosen]
+    assert slow[:4] == ["12.1.5", "12.1.10", "12.1.15", "12.2.2"]
     assert len(left_out) == 216 - 43
 
 
