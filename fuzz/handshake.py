@@ -26,7 +26,7 @@ from trio_ws_server.errors import HandshakeError
 from trio_ws_server.headers import RESERVED_FIELDS
 from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import Accepted, ClientHandshake, Rejected, ServerHandshake, is_upgrade
-from trio_ws_server.protocol.http1 import BadRequest, Exchange, field_values
+from trio_ws_server.protocol.http1 import HEAD_END, BadRequest, Exchange, field_values
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -67,7 +67,9 @@ def check(data: bytes) -> None:
 
 def judged(end: ClientProtocol | ServerProtocol, head: bytes) -> bool | None:
     """Whether websockets accepts; None where it need not be agreed with."""
-    if READ_OTHERWISE.search(head) or isinstance(end.handshake_exc, InvalidHeaderFormat | InvalidMessage):
+    too_large = max(map(len, head.split(HEAD_END))) + len(HEAD_END) > CONFIG.max_head_size
+    unparsed = isinstance(end.handshake_exc, InvalidHeaderFormat | InvalidMessage)
+    if too_large or unparsed or READ_OTHERWISE.search(head):
         return None
     return end.handshake_exc is None
 
