@@ -24,7 +24,7 @@ from trio_ws_server.config import Config
 from trio_ws_server.errors import ConnectionClosed
 from trio_ws_server.listeners import BoundListener
 from trio_ws_server.protocol.websocket import State
-from trio_ws_server.server import LIFESPAN_GRACE, Server
+from trio_ws_server.server import CANCELLATION_COST, LIFESPAN_GRACE, Server
 from trio_ws_server.tls import ServerTLS
 
 if TYPE_CHECKING:
@@ -89,7 +89,13 @@ class ListeningSocket(trio.socket.SocketType):
         return -1
 
     def close(self) -> None:
+        """Close, and with it the connections that nobody has accepted."""
         self.closed = True
+        with suppress(trio.WouldBlock):
+            while True:
+                waiting = self._take.receive_nowait()
+                if not isinstance(waiting, OSError):
+                    waiting.close()
 
 
 class DataSocket(trio.socket.SocketType):
@@ -619,6 +625,21 @@ async def test_shutting_down_ends_idle_connections_at_once(autojump_clock: MockC
     assert trio.current_time() == 0
 
 
+@pytest.mark.parametrize("steps", range(6))
+@pytest.mark.parametrize("tls", [None, TLS], ids=["plain", "TLS"])
+async def test_shutting_down_ends_a_connection_however_new_it_is(
+    steps: int, tls: ServerTLS | None, autojump_clock: MockClock
+) -> None:
+    async with running(Hello(), tls=tls) as (server, network):
+        client = await network.client()
+        for _ in range(steps):
+            await trio.lowlevel.checkpoint()
+        server.shut_down()
+        assert await client.receive_all() == b""
+        await client.stream.aclose()
+    assert trio.current_time() == 0
+
+
 @pytest.mark.parametrize("graceful_timeout", [0, 30])
 async def test_what_still_runs_after_the_graceful_timeout_is_cancelled(
     graceful_timeout: float, autojump_clock: MockClock, caplog: pytest.LogCaptureFixture
@@ -803,6 +824,17 @@ async def test_shutting_down_before_running_serves_nobody() -> None:
     server.shut_down()
     await server.run(Hello())
     assert network.closed
+
+
+async def test_the_time_for_cancelling_grows_with_the_connections() -> None:
+    async with running(Hello()) as (server, network):
+        clients = [await network.client() for _ in range(3)]
+        assert server.cancellation_time == 0
+        for client in clients:
+            await client.open()
+        assert server.cancellation_time == 3 * CANCELLATION_COST
+        for client in clients:
+            await client.stream.aclose()
 
 
 async def test_cancelling_drops_everything_at_once(autojump_clock: MockClock) -> None:
