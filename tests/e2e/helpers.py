@@ -70,6 +70,10 @@ class ServerProcess:
             self._changed.notify_all()
 
     @property
+    def pid(self) -> int:
+        return self._process.pid
+
+    @property
     def log(self) -> str:
         """What the server has written to standard error so far."""
         return "".join(self._lines)
