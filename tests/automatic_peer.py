@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-CA.issue_cert("server.test").configure_cert(SERVER_CONTEXT)
+CA.issue_cert("server.test", "127.0.0.1").configure_cert(SERVER_CONTEXT)
 # In lockstep, nobody reads the session tickets that come behind the handshake: it would not end.
 SERVER_CONTEXT.num_tickets = 0
 CLIENT_CONTEXT = ssl.create_default_context()

@@ -143,22 +143,18 @@ class HttpConnection:
         await self.transport.drain()
         self._check_connected()
         self._check_current(exchange)
-        wire = exchange.send_body(data) if data else b""
-        size = len(data) if wire else 0
-        if not more:
-            wire += exchange.end_body()
-        if wire:
-            self.transport.write(wire)
-            self.body_sent += size
-        if not more:
-            self._changes.announce()
+        self._write_body(data, more=more)
         await self.transport.drain()
         self._check_connected()
 
     async def respond(
         self, status: int, headers: Sequence[tuple[bytes, bytes]], body: bytes, *, close: bool = False
     ) -> None:
-        """Send a whole response of plain text; with ``close``, the last on the connection."""
+        """
+        Send a whole response of plain text; with ``close``, the last on the connection.
+
+        Waits as `send_body` does, but only after it. Cancelling it then leaves the whole response to be sent.
+        """
         fields = [
             *headers,
             (b"content-type", b"text/plain; charset=utf-8"),
@@ -166,9 +162,10 @@ class HttpConnection:
         ]
         try:
             self.start_response(status, fields, close=close)
-            await self.send_body(body, more=False)
         except ClientDisconnected:
-            pass
+            return
+        self._write_body(body, more=False)
+        await self.transport.drain()
 
     def with_default_headers(self, headers: Iterable[tuple[bytes, bytes]]) -> list[tuple[bytes, bytes]]:
         """Add the fields that the configuration asks for; a field that is there already is left as it is."""
@@ -231,6 +228,17 @@ class HttpConnection:
         self.eof_received()
 
     # How.
+
+    def _write_body(self, data: bytes, *, more: bool) -> None:
+        wire = self._exchange.send_body(data) if data else b""
+        size = len(data) if wire else 0
+        if not more:
+            wire += self._exchange.end_body()
+        if wire:
+            self.transport.write(wire)
+            self.body_sent += size
+        if not more:
+            self._changes.announce()
 
     def _check_current(self, exchange: Exchange) -> None:
         """After a wait, see that the connection has not gone on to another request meanwhile."""
