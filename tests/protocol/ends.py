@@ -1,0 +1,64 @@
+"""Our end of a WebSocket connection, with the compression agreed on or without, and what it receives."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import TYPE_CHECKING, NamedTuple
+
+from hypothesis import strategies as st
+
+from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.websocket import Internal, Ping, Pong, WebSocketProtocol
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from trio_ws_server.config import Config
+
+Received = str | bytes | Ping | Pong
+
+
+class Link(NamedTuple):
+    """Whose end is ours, and with which parameters compression was agreed on; None: it was not."""
+
+    client: bool
+    deflate: str | None
+
+    def end(self, config: Config) -> WebSocketProtocol:
+        """Return our end, open."""
+        deflate = None
+        if self.deflate is not None:
+            deflate = Deflate(config)
+            agree = deflate.finalize if self.client else deflate.accept
+            agree(f"{deflate.name}{self.deflate}")
+        return WebSocketProtocol(config, client=self.client, deflate=deflate)
+
+
+_sides = st.booleans()
+uncompressed_links = st.builds(Link, _sides, st.none())
+links = uncompressed_links | st.builds(
+    Link,
+    _sides,
+    st.sampled_from(
+        [
+            "",
+            "; server_no_context_takeover; client_no_context_takeover",
+            "; server_max_window_bits=9; client_max_window_bits=9",
+        ]
+    ),
+)
+
+
+def take(end: WebSocketProtocol, most: int | None = None) -> list[Received]:
+    """Return the messages, pings and pongs of the frames that have come, of so many frames at most."""
+    events: Iterator[Received | Internal] = iter(end.next_event, None)
+    return [event for event in islice(events, most) if not isinstance(event, Internal)]
+
+
+def receive(end: WebSocketProtocol, *pieces: bytes) -> list[Received]:
+    """Give bytes to an end; return the messages, pings and pongs that they bring."""
+    received: list[Received] = []
+    for piece in pieces:
+        end.receive_data(piece)
+        received += take(end)
+    return received
