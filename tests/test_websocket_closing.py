@@ -167,6 +167,23 @@ async def test_a_close_frame_waits_its_turn_behind_what_a_slow_peer_has_not_take
         await peer.vanish()
 
 
+async def test_a_peer_that_keeps_taking_has_its_time_for_the_close_from_when_it_has_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(lockstep=True, close_timeout=10) as (websocket, peer), trio.open_nursery() as nursery:
+        await stall(websocket, 100 * KIB)
+        nursery.start_soon(websocket.close)
+        taken = 0
+        while taken < 100 * KIB:
+            await trio.sleep(9)
+            taken += len(await peer.stream.receive_some())
+        assert await peer.stream.receive_some(), "the close frame"
+        assert trio.current_time() > 50
+        asked = trio.current_time()
+        await peer.receive_all()
+        assert trio.current_time() == asked + 10
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(1005, ""), (1006, ""), (999, ""), (5000, ""), (1000, "x" * 124)]
 )

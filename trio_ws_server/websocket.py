@@ -191,9 +191,10 @@ class WebSocket:
         """
         Close the connection: send a close frame, wait for the peer's, and for the end of the TCP connection.
 
-        Waits at most ``close_timeout`` seconds; then the connection is dropped. Without
-        effect on a connection that is already closed; one that is closing is only waited for. Cancelling it
-        leaves the closing handshake to go on. Raises ``ValueError`` for a code or reason that may not be sent.
+        What was sent before goes first. Then the peer has ``close_timeout`` seconds for its part, and before that
+        as long between one thing that it takes and the next; else the connection is dropped. Without effect on a
+        connection that is already closed; one that is closing is only waited for. Cancelling it leaves the closing
+        handshake to go on. Raises ``ValueError`` for a code or reason that may not be sent.
         """
         close = check_close(code, reason)
         await pace()
@@ -243,15 +244,20 @@ class WebSocket:
         try:
             with self._open_scope:
                 await self._keep_alive()
-            with trio.move_on_after(self._config.close_timeout):
-                await self._changes.until(lambda: self._protocol.state is State.CLOSED)
-                if self._protocol.client:
-                    # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
-                    await self._changes.until(lambda: self._peer_eof)
-                await self._transport.shutdown(linger=self._config.close_timeout)
+            if await self._transport.flush(self._config.close_timeout):
+                with trio.move_on_after(self._config.close_timeout):
+                    await self._end()
         finally:
             self._transport.abort()
             self._ended.set()
+
+    async def _end(self) -> None:
+        """Wait for the peer's close frame, and end the TCP connection."""
+        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+        if self._protocol.client:
+            # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
+            await self._changes.until(lambda: self._peer_eof)
+        await self._transport.shutdown(linger=self._config.close_timeout)
 
     # What the transport calls.
 

@@ -60,6 +60,14 @@ class Transport(ABC):
         """
 
     @abstractmethod
+    async def flush(self, patience: float) -> bool:
+        """
+        Wait until the network has taken all that was written; return whether it has.
+
+        It has not if the connection is lost, or if nothing was taken for ``patience`` seconds.
+        """
+
+    @abstractmethod
     def pause_reading(self) -> None:
         """Take no more bytes from the network. A piece that is on its way in may still arrive."""
 

@@ -64,6 +64,7 @@ class StreamTransport(Transport):
         self._read_changes = Changes()
         self._write_changes = Changes()
         self._drain_changes = Changes()
+        self._progress = Changes()
 
     @property
     def lost(self) -> bool:
@@ -84,6 +85,14 @@ class StreamTransport(Transport):
 
     async def drain(self) -> None:
         await self._drain_changes.until(lambda: not self._congested)
+
+    async def flush(self, patience: float) -> bool:
+        while self._unsent:
+            with trio.move_on_after(patience) as waited:
+                await self._less_unsent_than(self._unsent)
+            if waited.cancelled_caught:
+                break
+        return not self._unsent and not self._lost
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -112,6 +121,7 @@ class StreamTransport(Transport):
         self._congested = False
         self._io_scope.cancel()
         self._drain_changes.announce()
+        self._progress.announce()
         self.receiver.connection_lost()
 
     async def run(self) -> None:
@@ -168,10 +178,14 @@ class StreamTransport(Transport):
                 sent = await self._send_some(view)
             view = view[sent:]
             self._unsent -= sent
+            self._progress.announce()
             if self._congested and self._unsent <= self._low_water:
                 self._congested = False
                 self._drain_changes.announce()
                 self.receiver.writable_again()
+
+    async def _less_unsent_than(self, size: int) -> None:
+        await self._progress.until(lambda: self._unsent < size)
 
     async def _send_some(self, data: memoryview) -> int:
         """Send a part of the data; return how many bytes."""
