@@ -5,6 +5,7 @@ from __future__ import annotations
 import signal
 import socket
 import struct
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing, contextmanager, suppress
 from typing import TYPE_CHECKING
 
@@ -76,7 +77,7 @@ def connected(server: ServerProcess) -> socket.socket:
 
 def send_until_stuck(connection: socket.socket, data: bytes) -> None:
     """Send the data again and again, until all buffers on the way are full."""
-    connection.settimeout(0.5)
+    connection.settimeout(1)
     with suppress(TimeoutError):
         while True:
             connection.sendall(data)
@@ -211,13 +212,23 @@ def test_a_reset_ends_its_connection_and_no_other(server: ServerProcess, state: 
         receive_until(websocket, b"\x81\x05hello")
 
 
-@pytest.mark.parametrize("state", OPEN_STATES, ids=named)
-def test_the_application_learns_of_a_reset_as_of_code_1006(server: ServerProcess, state: State) -> None:
+@pytest.mark.parametrize("state", [open_, open_and_not_told, in_a_frame], ids=named)
+def test_an_application_that_receives_learns_of_a_reset_as_of_code_1006(
+    server: ServerProcess, state: State
+) -> None:
     told = server.log.count("handler ended after 1006")
     client = connected(server)
     state(server, client)
     reset(client)
     server.wait_for("handler ended after 1006", times=told + 1)
+
+
+def test_an_application_that_sends_learns_of_a_reset_by_its_exception(server: ServerProcess) -> None:
+    client = connected(server)
+    name = name_of(client)
+    behind_messages_whose_echo_it_does_not_read(server, client)
+    reset(client)
+    server.wait_for(f"{name} GET /: the client disconnected: ClientDisconnected(")
 
 
 @pytest.mark.parametrize("state", [*BUSY_STATES, *OPEN_STATES], ids=named)
@@ -246,10 +257,14 @@ def test_a_client_that_ends_its_side_behind_its_requests_gets_all_responses(serv
 
 
 def test_a_client_that_ends_its_side_gets_the_whole_of_a_long_response(server: ServerProcess) -> None:
-    with closing(connected(server)) as client:
+    def send_all_and_end() -> None:
         client.sendall(STREAM + b"3d0900\r\n" + bytes(4_000_000) + b"\r\n0\r\n\r\n")
         client.shutdown(socket.SHUT_WR)
+
+    with closing(connected(server)) as client, ThreadPoolExecutor(1) as thread:
+        sent = thread.submit(send_all_and_end)
         response = receive_all(client)
+        sent.result()
         assert response.count(b"\0") == 4_000_000
         assert response.endswith(b"0\r\n\r\n")
 
