@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from http import HTTPStatus
 
-CONFIG = Config(max_head_size=512)
+CONFIG = Config(max_head_size=512, max_header_fields=6)
 
 # RFC 9112 sections 3, 5 and 7.1, and no more than they allow: no other line breaks, folded lines or spaces.
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
@@ -95,24 +95,31 @@ def check_grammar(request: Request, data: bytes, start: int) -> None:
     head = HEAD.match(data, start)
     assert head, f"not the grammar of RFC 9112: {data[start:]!r}"
     assert head.end() - start <= CONFIG.max_head_size, "the head is larger than allowed"
+    lines = [line.partition(b":") for line in head[0].strip().split(b"\r\n")[1:]]
+    sent = [(name.lower(), value.strip(b"\t ")) for name, _, value in lines]
+    assert len(sent) <= CONFIG.max_header_fields, "the head has more fields than allowed"
     assert request.target.startswith(b"/") or (request.method, request.target) == (b"OPTIONS", b"*")
     hosts = request.values(b"host")
     assert len(hosts) == 1 or (not hosts and request.version == b"1.0"), f"hosts {hosts}"
     assert not any(map(NOT_IN_A_HOST.search, hosts)), f"hosts {hosts}"
-    match request.values(b"content-length"), request.values(b"transfer-encoding"):
-        case [], []:
-            length = 0
-        case [digits], []:
-            length = int(digits)
-        case [], [b"chunked"]:
+    match [field for field in sent if field[0] in (b"content-length", b"transfer-encoding")]:
+        case []:
+            check_body(request, data, head.end(), 0)
+        case [(b"content-length", length)]:
+            assert length.isdigit(), f"Content-Length {length!r}"
+            check_body(request, data, head.end(), int(length))
+        case [(b"transfer-encoding", coding)]:
+            assert coding.lower() == b"chunked", f"Transfer-Encoding {coding!r}"
             assert request.version != b"1.0", "chunked in HTTP/1.0"
             if request.end is not None:
                 assert (request.body, request.end) == chunked(data, head.end())
-            return
         case framing:
             raise AssertionError(f"ambiguous framing: {framing}")
-    end = head.end() + length
-    assert request.body == data[head.end() : end]
+
+
+def check_body(request: Request, data: bytes, start: int, length: int) -> None:
+    end = start + length
+    assert request.body == data[start:end]
     assert request.end == (end if end <= len(data) else None)
 
 
