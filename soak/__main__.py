@@ -69,8 +69,8 @@ ABUSIVE: dict[Abusive, int] = {
 # Bounds: what a server may hold at the end, beyond what it held before.
 
 MORE_OBJECTS = 500
-MORE_RSS = 8 * 1024
-"""KiB."""
+MORE_RSS_PER_CLIENT = 128
+"""KiB: the allocator keeps what the most connections took that one server ever had at a time."""
 
 WARM_UP = 20.0
 """Seconds: as long as it takes until as many of the slow clients are there at a time as there will ever be."""
@@ -146,7 +146,7 @@ async def soak(servers: Sequence[Server], seconds: float, clients: int, seed: st
     for server, *states in zip(servers, idle, warm, end, strict=True):
         for when, figures in zip(("idle", "warm", "end"), states, strict=True):
             print(f"{server.name:20} {when:7}", *(f"{value:11,}" for value in figures))
-        it.failures += _broken_bounds(server, *states)
+        it.failures += _broken_bounds(server, clients, *states)
     if it.tally.sent != it.tally.returned:
         it.failures.append(f"of {it.tally.sent} messages {it.tally.returned} came back")
     for server in servers:
@@ -161,13 +161,13 @@ async def _figures_when_settled(servers: Sequence[Server], idle: Sequence[Figure
     return [await server.figures() for server in servers]
 
 
-def _broken_bounds(server: Server, idle: Figures, warm: Figures, end: Figures) -> list[str]:
+def _broken_bounds(server: Server, clients: int, idle: Figures, warm: Figures, end: Figures) -> list[str]:
     bounds = Figures(
         tasks=idle.tasks,
         objects=warm.objects + MORE_OBJECTS,
         descriptors=idle.descriptors,
         sockets=idle.sockets,
-        rss=warm.rss + MORE_RSS,
+        rss=warm.rss + clients * MORE_RSS_PER_CLIENT,
     )
     return [
         f"{server.name}: {name} should be {bound:,} at most, and is {value:,}"
@@ -199,7 +199,7 @@ def main() -> int:
     """Run the command."""
     parser = argparse.ArgumentParser(prog="scripts/soak", description="Soak the server.")
     parser.add_argument("minutes", type=float, help="for how long clients come and go, such as 10, or 0.5")
-    parser.add_argument("--clients", type=int, default=300, help="how many at a time (default: 300)")
+    parser.add_argument("--clients", type=int, default=200, help="how many at a time (default: 200)")
     parser.add_argument("--seed", default=os.urandom(4).hex(), help="for the clients' choices")
     arguments = parser.parse_args()
     print(f"Soaking for {arguments.minutes:g} minutes with --seed {arguments.seed}", flush=True)

@@ -32,8 +32,8 @@ def frame(opcode: int, payload: bytes = b"", *, fin: bool = True, rsv1: bool = F
     return bytes([fin << 7 | rsv1 << 6 | opcode, 0x80 | short]) + extended + bytes(4) + payload
 
 
-def upgrade(path: str) -> bytes:
-    """Return the request of a WebSocket handshake that offers permessage-deflate."""
+def upgrade(path: str, *, deflate: bool = True) -> bytes:
+    """Return the request of a WebSocket handshake, which offers permessage-deflate or not."""
     lines = (
         f"GET {path} HTTP/1.1",
         "Host: localhost",
@@ -41,7 +41,7 @@ def upgrade(path: str) -> bytes:
         "Connection: Upgrade",
         "Sec-WebSocket-Version: 13",
         "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Extensions: permessage-deflate",
+        *["Sec-WebSocket-Extensions: permessage-deflate"] * deflate,
     )
     return "".join(f"{line}\r\n" for line in (*lines, "")).encode()
 

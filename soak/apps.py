@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import gc
 import json
+from random import Random
 from typing import TYPE_CHECKING, Any, Protocol
 from urllib.parse import urlsplit
 
@@ -24,6 +25,10 @@ if TYPE_CHECKING:
     Scope = dict[str, Any]
     Receive = Callable[[], Awaitable[dict[str, Any]]]
     Send = Callable[[dict[str, Any]], Awaitable[None]]
+
+
+FLOOD = Random(0).randbytes(16 * 1024)
+"""Nothing that compression could make small, so that it fills what is between here and a client that stalls."""
 
 
 class Provoked(Exception):
@@ -50,7 +55,7 @@ async def echo(peer: Peer) -> None:
 
 async def flood(peer: Peer) -> None:
     while True:
-        await peer.send(bytes(16 * 1024))
+        await peer.send(FLOOD)
 
 
 async def ignore(peer: Peer) -> None:

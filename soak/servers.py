@@ -112,28 +112,7 @@ class Server:
         finally:
             await trio.aclose_forcefully(tcp)
 
-    async def settle(self, descriptors: int) -> None:
-        """Wait until no more than so many descriptors are open, but for `PATIENCE` at most."""
-        for _ in range(int(PATIENCE / 0.1)):
-            if len(self._descriptors()) <= descriptors:
-                return
-            await trio.sleep(0.1)
-
-    async def figures(self) -> Figures:
-        """Return what the process holds, but for the connection that this makes to ask it."""
-        descriptors = self._descriptors()
-        sockets = sum(target.startswith("socket:") for target in descriptors)
-        rss = self._rss()
-        async with connect(self.url("/statistics"), ssl_context=self.tls) as websocket:
-            statistics: dict[str, Any] = json.loads(await websocket.recv())
-        return Figures(**statistics, descriptors=len(descriptors), sockets=sockets, rss=rss)
-
-    def unexpected_records(self) -> list[str]:
-        """Return what the server has logged, and nobody provoked: warnings, errors, and all that is no record."""
-        _, *records = _RECORD.split(f"\n{self.process.log}")
-        return [record for record in records if not _is_expected(record)]
-
-    def _descriptors(self) -> list[str]:
+    def descriptors(self) -> list[str]:
         """Return what each open descriptor is; one that was closed just now is nothing."""
         directory = f"/proc/{self.process.pid}/fd"
         targets = []
@@ -142,9 +121,34 @@ class Server:
                 targets.append(os.readlink(f"{directory}/{number}"))
         return targets
 
-    def _rss(self) -> int:
+    async def settle(self, descriptors: int) -> None:
+        """Wait until no more than so many descriptors are open, but for `PATIENCE` at most."""
+        for _ in range(int(PATIENCE / 0.1)):
+            if len(self.descriptors()) <= descriptors:
+                return
+            await trio.sleep(0.1)
+
+    async def figures(self) -> Figures:
+        """Return what the process holds, but for the connection that this makes to ask it."""
+        descriptors = self.descriptors()
+        sockets = sum(target.startswith("socket:") for target in descriptors)
+        rss = self._status("VmRSS")
+        async with connect(self.url("/statistics"), ssl_context=self.tls) as websocket:
+            statistics: dict[str, Any] = json.loads(await websocket.recv())
+        return Figures(**statistics, descriptors=len(descriptors), sockets=sockets, rss=rss)
+
+    def peak_rss(self) -> int:
+        """Return the most memory, in KiB, that was resident at any time."""
+        return self._status("VmHWM")
+
+    def unexpected_records(self) -> list[str]:
+        """Return what the server has logged, and nobody provoked: warnings, errors, and all that is no record."""
+        _, *records = _RECORD.split(f"\n{self.process.log}")
+        return [record for record in records if not _is_expected(record)]
+
+    def _status(self, name: str) -> int:
         status = Path(f"/proc/{self.process.pid}/status").read_text()
-        return int(status.partition("VmRSS:")[2].split()[0])
+        return int(status.partition(f"{name}:")[2].split()[0])
 
 
 def _is_expected(record: str) -> bool:

@@ -16,9 +16,13 @@ from trio_ws_server import ConnectionClosed, InvalidStatus, connect
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from contextlib import AbstractAsyncContextManager
     from random import Random
+    from typing import Unpack
 
     from soak.servers import Server
+    from trio_ws_server import WebSocket
+    from trio_ws_server.config import Options
 
 _WORDS = "hello ", "grün ", "日本 ", "🎈"
 
@@ -43,10 +47,17 @@ def _messages(random: Random) -> list[str | bytes]:
     return messages
 
 
+def _connect(server: Server, path: str, **options: Unpack[Options]) -> AbstractAsyncContextManager[WebSocket]:
+    """Use our client, with patience for a busy machine."""
+    options["handshake_timeout"] = PATIENCE
+    options["ping_timeout"] = PATIENCE
+    return connect(server.url(path), ssl_context=server.tls, **options)
+
+
 async def our_client(server: Server, random: Random, tally: Tally) -> None:
     messages = _messages(random)
     deflate = random.random() < 0.5
-    async with connect(server.url("/echo"), ssl_context=server.tls, per_message_deflate=deflate) as websocket:
+    async with _connect(server, "/echo", per_message_deflate=deflate) as websocket:
 
         async def send() -> None:
             for message in messages:
@@ -167,7 +178,7 @@ _CODES = {
 async def client_of_a_difficult_handler(server: Server, random: Random, tally: Tally) -> None:
     """Talk to a handler that does something else than to echo, and see that it ends as it should."""
     path, code = random.choice([*_CODES.items()])
-    async with connect(server.url(path), ssl_context=server.tls) as websocket:
+    async with _connect(server, path) as websocket:
         try:
             for number in range(100 if path == "/ignore" else 10):
                 await websocket.send(f"message {number}")
@@ -181,7 +192,7 @@ async def denied_client(server: Server, random: Random, tally: Tally) -> None:
     if not server.asgi:
         return  # a native handler has no say in the handshake
     try:
-        async with connect(server.url("/deny"), ssl_context=server.tls):
+        async with _connect(server, "/deny"):
             raise AssertionError("the handshake was accepted")
     except InvalidStatus as invalid:
         assert invalid.status == 403, invalid
@@ -190,10 +201,7 @@ async def denied_client(server: Server, random: Random, tally: Tally) -> None:
 async def cancelled_client(server: Server, random: Random, tally: Tally) -> None:
     """Be cancelled anywhere: dialling, shaking hands, talking, closing."""
     with trio.move_on_after(random.expovariate(10)):
-        async with (
-            connect(server.url("/echo"), ssl_context=server.tls) as websocket,
-            trio.open_nursery() as nursery,
-        ):
+        async with _connect(server, "/echo") as websocket, trio.open_nursery() as nursery:
             for message in _messages(random):
                 nursery.start_soon(websocket.send, message)
                 nursery.start_soon(websocket.recv)
