@@ -5,7 +5,7 @@ from __future__ import annotations
 import zlib
 from functools import partial
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from hypothesis import strategies as st
 
@@ -33,6 +33,20 @@ LIMITED = Config(max_message_size=40, max_message_fragments=4)
 """The limits that wrong scripts break at times. Right ones keep to no limit."""
 
 
+class Extent(NamedTuple):
+    """What of a message limits count."""
+
+    size: int
+    size_under_way: int
+    fragments: int
+
+    def breaks(self, limits: Config) -> set[int]:
+        """Return the close codes that it deserves."""
+        too_large = max(self.size, self.size_under_way) > limits.max_message_size
+        too_many = self.fragments > limits.max_message_fragments
+        return {code for code, broken in ((1009, too_large), (1008, too_many)) if broken}
+
+
 class Script:
     """Frames on their way to one end, masked and compressed as the link has it. Each method is a step of it."""
 
@@ -42,6 +56,8 @@ class Script:
         self.stream = b""
         self.received: list[Received] = []
         """The messages, pings and pongs in it, if all of its steps are right ones."""
+        self.extents: list[Extent] = []
+        """Of each of these messages."""
         self._masked = not link.client
         self._keeps_context = "no_context_takeover" not in parameters
         self._window_bits = 9 if "window_bits=9" in parameters else 15
@@ -64,11 +80,11 @@ class Script:
         final_block: bool,
     ) -> None:
         """Send a message cut into fragments, empty ones too, and after each a ping, a pong or nothing."""
-        payload, opcode, rsv = (
-            (message.encode(), TEXT, 0) if isinstance(message, str) else (message, BINARY, 0)
-        )
+        plain, opcode = (message.encode(), TEXT) if isinstance(message, str) else (message, BINARY)
+        payload, rsv = plain, 0
         if compressed and self.link.deflate is not None:
-            payload, rsv = self._compressed(payload, final_block=final_block), 4
+            payload, rsv = self._compressed(plain, final_block=final_block), 4
+        self.extents.append(Extent(len(plain), len(payload), len(places) + 1))
         ends = [0, *sorted(min(place, len(payload)) for place in places), len(payload)]
         for number, (start, end) in enumerate(pairwise(ends)):
             last = number == len(places)

@@ -170,6 +170,24 @@ def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_ar
     assert (end.state, end.data_to_send()) == (State.OPEN, b"")
 
 
+@deterministic
+@given(right_scripts(), cuts)
+def test_all_is_received_up_to_the_first_message_that_breaks_a_limit(
+    script: Script, places: Sequence[int]
+) -> None:
+    limits = Config(max_message_size=15, max_message_fragments=3)
+    end = script.link.end(limits)
+    received = receive(end, *cut(script.stream, places))
+    assert received == script.received[: len(received)]
+    faults = [extent.breaks(limits) for extent in script.extents]
+    if any(faults):
+        within_limits = [bool(fault) for fault in faults].index(True)
+        assert sum(isinstance(each, str | bytes) for each in received) == within_limits
+        assert end.close.code in faults[within_limits]
+    else:
+        assert (received, end.state) == (script.received, State.OPEN)
+
+
 def read_by_us(link: Link, *pieces: bytes) -> tuple[list[Received | Close], Ending | None]:
     """Return what we make of a stream, errors as their code, and how it ended."""
     end = link.end(UNLIMITED)

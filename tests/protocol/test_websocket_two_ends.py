@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import random
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
-from hypothesis import settings
+from hypothesis import given, settings
 from hypothesis import strategies as st
-from hypothesis.stateful import RuleBasedStateMachine, initialize, rule, run_state_machine_as_test
 
 from tests.protocol.ends import Link, Received, links, take
 from tests.protocol.others import read_by_websockets
@@ -22,10 +22,12 @@ from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Mapping
 
+    from hypothesis.strategies import SearchStrategy
+
     Moves = Mapping[State, State]
 
 CONFIG = Config(max_message_size=MIB, deflate_min_size=8)
-LARGE: list[str | bytes] = ["ä" * 40_000, bytes(100_000), random.Random(0).randbytes(70_000)]
+LARGE: list[str | bytes] = ["ä" * 33_000, bytes(70_000), random.Random(0).randbytes(40_000)]
 """Large enough to be compressed ahead."""
 
 TO_CLOSED = {State.OPEN: State.CLOSED, State.CLOSING: State.CLOSED}
@@ -52,12 +54,13 @@ class Party:
         self._close_frame_sent = False
 
     def send(self, what: Received) -> None:
+        """Send a ping or pong at any time, a message unless a large one is being compressed."""
         match what:
             case Ping(payload):
                 self._send(what, lambda: self.end.send_ping(payload))
             case Pong(payload):
                 self._send(what, lambda: self.end.send_pong(payload))
-            case message:
+            case message if self.compressing is None:
                 self._send(what, lambda: self.end.send_message(message))
 
     def _send(self, what: Received, call: Callable[[], bytes]) -> None:
@@ -71,9 +74,13 @@ class Party:
             check_error(caught.value)
         self._check_move(state, {})
 
-    def compress(self, steps: int) -> None:
-        """Go on with compressing a large message, and send it when that is done."""
-        assert self.compressing is not None
+    def send_large(self, message: str | bytes, steps: int) -> None:
+        """Begin compressing the message, or go on with the one before; send it when that is done."""
+        if self.compressing is None:
+            if not self.end.takes_long(message):
+                self.send(message)
+                return
+            self.compressing = message, self.end.compress_ahead(message)
         message, compression = self.compressing
         if sum(1 for _ in zip(range(steps), compression, strict=False)) < steps:
             self.compressing = None
@@ -119,6 +126,9 @@ class Party:
             assert self.received_late == pongs[: len(self.received_late)]
         closes = self.end.close_received is not None and not had_close_frame
         self._check_move(state, TO_CLOSED if closes else {}, Ending.PEER_CLOSE)
+        if closes and state is State.OPEN:
+            # RFC 6455 section 5.5.1
+            assert self.end.close_sent == Close(self.end.close.code)
 
     def _write(self, data: bytes) -> None:
         assert not self._close_frame_sent
@@ -174,76 +184,54 @@ def check_error(error: ConnectionClosed) -> None:
         assert isinstance(error, ConnectionClosedError)
 
 
-sides = st.sampled_from(["server", "client"])
-reasons = st.text(max_size=30)
-closes = st.builds(Close, st.sampled_from([1000, 1001, 1011, 1014, 3000, 4999]), reasons) | st.just(
-    Close(1005)
-)
-failures = st.sampled_from([(1008, Ending.PROTOCOL_ERROR), (1011, Ending.LOST)])
+def _step(method: Callable[..., None], **arguments: SearchStrategy[Any]) -> SearchStrategy[Any]:
+    """One of the two does something: whether it is the client, and what it does."""
+    return st.tuples(st.booleans(), st.builds(partial, st.just(method), **arguments))
 
 
-class TwoEnds(RuleBasedStateMachine):
-    """Whatever is done, by whomever, and in whatever order; each `Party` checks itself."""
-
-    @initialize(link=links)
-    def connect(self, link: Link) -> None:
-        server, client = (Party(link._replace(client=client)) for client in (False, True))
-        server.peer, client.peer = client, server
-        self.parties = {"server": server, "client": client}
-
-    @rule(side=sides, what=messages | controls)
-    def send(self, side: str, what: Received) -> None:
-        party = self.parties[side]
-        if party.compressing is None or isinstance(what, Ping | Pong):
-            party.send(what)
-
-    @rule(side=sides, message=st.sampled_from(LARGE), steps=st.integers(0, 5))
-    def send_large(self, side: str, message: str | bytes, steps: int) -> None:
-        party = self.parties[side]
-        if party.compressing is None:
-            if party.end.takes_long(message):
-                party.compressing = message, party.end.compress_ahead(message)
-            else:
-                party.send(message)
-        if party.compressing is not None:
-            party.compress(steps)
-
-    @rule(side=sides)
-    def stop_compressing(self, side: str) -> None:
-        self.parties[side].stop_compressing()
-
-    @rule(side=sides, close=closes)
-    def close(self, side: str, close: Close) -> None:
-        self.parties[side].close(close)
-
-    @rule(side=sides, failure=failures, reason=st.text(max_size=150))
-    def fail(self, side: str, failure: tuple[int, Ending], reason: str) -> None:
-        code, ending = failure
-        self.parties[side].fail(code, reason, ending)
-
-    @rule(side=sides)
-    def lose(self, side: str) -> None:
-        self.parties[side].lose()
-
-    @rule(
-        side=sides,
-        size=st.integers(0, 40) | st.sampled_from([1000, MIB]),
-        most=st.none() | st.integers(0, 3),
-    )
-    def deliver(self, side: str, size: int, most: int | None) -> None:
-        self.parties[side].take(size, most)
-
-    def teardown(self) -> None:
-        """Have everything arrive, and the ends compared."""
-        # Once for what is under way, once for the answer to a close frame in it.
-        for party in (*self.parties.values(), *self.parties.values()):
-            party.take(len(party.arriving))
-        for party in self.parties.values():
-            party.stop_compressing()
-            party.check_what_was_sent()
-            party.check_agreement()
+talking = [
+    _step(Party.send, what=messages | controls),
+    _step(Party.send_large, message=st.sampled_from(LARGE), steps=st.integers(0, 5)),
+    _step(Party.stop_compressing),
+    _step(
+        Party.take, size=st.integers(0, 40) | st.sampled_from([1000, MIB]), most=st.none() | st.integers(0, 3)
+    ),
+]
+ending = [
+    _step(
+        Party.close,
+        close=st.builds(
+            Close, st.sampled_from([1000, 1001, 1011, 1014, 4999]), st.sampled_from(["", "ä" * 61])
+        )
+        | st.just(Close(1005)),
+    ),
+    _step(
+        Party.fail,
+        code=st.sampled_from([1008, 1011]),
+        reason=st.sampled_from(["", "ä" * 100]),
+        ending=st.sampled_from([Ending.PROTOCOL_ERROR, Ending.LOST]),
+    ),
+    _step(Party.lose),
+]
+# most would end before they have begun, if they could at any time
+sequences = st.tuples(
+    st.lists(st.one_of(talking), min_size=8, max_size=30), st.lists(st.one_of(talking + ending), max_size=15)
+).map(lambda parts: parts[0] + parts[1])
 
 
-def test_two_ends_agree_whatever_they_do_and_however_it_is_delayed_and_cut() -> None:
-    few = settings(deterministic, max_examples=60 * EFFORT, stateful_step_count=40)
-    run_state_machine_as_test(TwoEnds, settings=few)
+@settings(deterministic, max_examples=150 * EFFORT)
+@given(links, sequences)
+def test_two_ends_agree_whatever_they_do_and_however_it_is_delayed_and_cut(
+    link: Link, steps: list[tuple[bool, partial[None]]]
+) -> None:
+    parties = server, client = Party(link._replace(client=False)), Party(link._replace(client=True))
+    server.peer, client.peer = client, server
+    for client_does_it, step in steps:
+        step(parties[client_does_it])
+    # What is under way arrives, and then the answer to a close frame in it.
+    for party in parties * 2:
+        party.take(MIB)
+    for party in parties:
+        party.stop_compressing()
+        party.check_what_was_sent()
+        party.check_agreement()
