@@ -75,6 +75,7 @@ class AutomaticPeer:
             self._protocol.extensions = [PerMessageDeflate(False, False, 15, 15)]
         self._pieces: list[bytes] = []
         self._ended = False
+        self._arrival = trio.Event()
 
     @property
     def close(self) -> Close | None:
@@ -107,9 +108,18 @@ class AutomaticPeer:
             if frame.fin:
                 self.received.append(b"".join(self._pieces))
                 self._pieces.clear()
+                self._arrival.set()
                 if self.received[-1] == b"probe" and self._protocol.state is State.OPEN:
                     self._protocol.send_text(b"answer")
         await self.flush()
+
+    async def echo(self, message: str) -> None:
+        """Send the message, and wait for it to come back."""
+        self._protocol.send_text(message.encode())
+        await self.flush()
+        while message.encode() not in self.received:
+            self._arrival = trio.Event()
+            await self._arrival.wait()
 
     async def ping(self, payload: bytes) -> None:
         if self._protocol.state is State.OPEN:

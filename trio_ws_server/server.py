@@ -151,21 +151,22 @@ class Server:
         self, stream: trio.SocketStream, listener: BoundListener, application: Application
     ) -> None:
         """Serve one connection; nothing that goes wrong on it comes out, but cancellation."""
-        peer = Peer(peer_address(stream), listener.server_address(stream))
-        with self._admission.place(peer) as verdict:
-            access_logger.debug("%s connected, to be %s", peer, verdict.value)
-            try:
+        peer = Peer(None, None)
+        try:
+            peer = Peer(peer_address(stream), listener.server_address(stream))
+            with self._admission.place(peer) as verdict:
+                access_logger.debug("%s connected, to be %s", peer, verdict.value)
                 match verdict:
                     case Verdict.ADMITTED:
                         await self._serve_with(application, stream, peer, self._config)
                     case Verdict.REFUSED:
                         with trio.move_on_after(REFUSAL_TIMEOUT):
                             await self._serve_with(Unavailable(), stream, peer, self._refusal_config)
-            except* Exception as group:
-                logger.error("%s: internal error, connection dropped", peer, exc_info=group)
-            finally:
-                access_logger.debug("%s disconnected", peer)
-                await trio.aclose_forcefully(stream)
+        except* Exception as group:
+            logger.error("%s: internal error, connection dropped", peer, exc_info=group)
+        finally:
+            access_logger.debug("%s disconnected", peer)
+            await trio.aclose_forcefully(stream)
 
     async def _serve_with(
         self, application: Application, stream: trio.SocketStream, peer: Peer, config: Config

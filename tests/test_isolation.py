@@ -1,0 +1,398 @@
+"""A fault anywhere in our own code ends the connection that meets it, and no other knows of it."""
+
+from __future__ import annotations
+
+import base64
+import itertools
+import logging
+import sys
+import zlib
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from typing import TYPE_CHECKING, Any
+
+import pytest
+import trio
+from trio.testing import MockClock, wait_all_tasks_blocked
+
+from tests.automatic_peer import CLIENT_CONTEXT, SERVER_CONTEXT, AutomaticPeer
+from tests.faults import Faults, Place, places
+from trio_ws_server.close_codes import Close
+from trio_ws_server.connection import Connection
+from trio_ws_server.http1 import HttpConnection
+from trio_ws_server.logs import logger
+from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.handshake import ServerHandshake
+from trio_ws_server.protocol.http1 import Exchange
+from trio_ws_server.protocol.websocket import WebSocketProtocol
+from trio_ws_server.server import Server
+from trio_ws_server.serving import serve
+from trio_ws_server.transport import Receiver, TLSStream
+from trio_ws_server.transport.stream import StreamTransport
+from trio_ws_server.upgrade import Upgrade
+from trio_ws_server.websocket import WebSocket
+
+if TYPE_CHECKING:
+    from collections import Counter
+    from collections.abc import Awaitable, Callable, Generator, Iterator
+    from pathlib import Path
+
+KIB = 1024
+
+
+def upgrade(path: str, *, extension: str = "") -> bytes:
+    fields = [
+        f"GET {path} HTTP/1.1",
+        "Host: server.test",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        f"Sec-WebSocket-Key: {base64.b64encode(bytes(16)).decode()}",
+        "Sec-WebSocket-Version: 13",
+        "Sec-WebSocket-Protocol: chat",
+        *([f"Sec-WebSocket-Extensions: {extension}"] if extension else []),
+    ]
+    return "\r\n".join([*fields, "", ""]).encode()
+
+
+def frame(first_byte: int, payload: bytes) -> bytes:
+    """Return a masked frame; its key is zero."""
+    size = len(payload)
+    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    return bytes([first_byte]) + length + bytes(4) + payload
+
+
+def compressed(payload: bytes) -> bytes:
+    deflate = zlib.compressobj(wbits=-15)
+    return frame(
+        0xC1, (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+    )
+
+
+TEXT = frame(0x81, b"hello")
+PING = frame(0x89, b"ping")
+CLOSE = frame(0x88, b"\x03\xe8")
+GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\n\r\n"
+LAST_GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\nConnection: close\r\n\r\n"
+
+
+async def handler(websocket: WebSocket, path: str) -> None:
+    match path:
+        case "/fail":
+            raise ValueError("the application's own")
+        case "/ping":
+            await websocket.ping()
+        case "/slow":
+            await trio.sleep(1)
+    async for message in websocket:
+        await websocket.send(message)
+        if message == "flood":
+            for _ in range(8):
+                await websocket.send(bytes(100 * KIB))
+
+
+async def app(
+    scope: Any, receive: Callable[[], Awaitable[Any]], send: Callable[[Any], Awaitable[None]]
+) -> None:
+    first = await receive()
+    match scope["type"], scope["path"]:
+        case "http", "/fail":
+            raise ValueError("the application's own")
+        case "http", _:
+            while first["more_body"]:
+                first = await receive()
+            await send({"type": "http.response.start", "status": 200, "headers": [(b"x-answer", b"42")]})
+            body = b"hello" * 100 * KIB if scope["path"] == "/large" else b"hello"
+            await send({"type": "http.response.body", "body": body, "more_body": True})
+            await send({"type": "http.response.body"})
+        case _, "/unanswered":
+            await receive()
+        case _, "/refused":
+            await send({"type": "websocket.close"})
+        case _, "/denied":
+            await send({"type": "websocket.http.response.start", "status": 401, "headers": []})
+            await send({"type": "websocket.http.response.body", "body": b"who are you?"})
+        case _:
+            await send({"type": "websocket.accept", "subprotocol": "chat", "headers": [(b"x-answer", b"42")]})
+            while (event := await receive())["type"] != "websocket.disconnect":
+                if event["text"] == "bye":
+                    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
+                else:
+                    await send(event | {"type": "websocket.send"})
+
+
+@dataclass(frozen=True)
+class Scenario:
+    """What a client does until its connection is over."""
+
+    application: Callable[..., Any]
+    sends: tuple[bytes, ...]
+    ends: str = "read"
+    """What comes then: it reads to the end, ends its own side, vanishes, or the server shuts down."""
+    options: dict[str, Any] = field(default_factory=dict)
+    tls: bool = False
+
+
+SCENARIOS = {
+    "websocket": Scenario(
+        handler,
+        (upgrade("/"), TEXT, PING, frame(0x01, b"hel"), frame(0x80, b"lo"), frame(0x8A, b"pong"), CLOSE),
+    ),
+    "websocket with an invalid frame": Scenario(handler, (upgrade("/"), frame(0x83, b""))),
+    "websocket, compressed": Scenario(
+        handler,
+        (
+            upgrade("/", extension="permessage-deflate"),
+            compressed(b"hello"),
+            compressed(b"hello" * 20 * KIB),
+            CLOSE,
+        ),
+        options={"per_message_deflate": True, "deflate_min_size": 1},
+    ),
+    "websocket of an ASGI application": Scenario(app, (upgrade("/"), TEXT, frame(0x81, b"bye"), CLOSE)),
+    "websocket over TLS": Scenario(app, (upgrade("/"), TEXT, CLOSE), tls=True),
+    "denied": Scenario(app, (upgrade("/denied"),)),
+    "refused": Scenario(app, (upgrade("/refused"),)),
+    "invalid handshake": Scenario(app, (upgrade("/").replace(b"Version: 13", b"Version: 8"),)),
+    "http": Scenario(
+        app,
+        (
+            b"POST / HTTP/1.1\r\nHost: server.test\r\nExpect: 100-continue\r\nTransfer-Encoding: chunked\r\n\r\n",
+            b"5\r\nhello\r\n",
+            b"0\r\n\r\n" + GET,
+            LAST_GET,
+        ),
+    ),
+    "http to a native handler": Scenario(handler, (LAST_GET,)),
+    "invalid request": Scenario(app, (b"GET / HTTP/1.1\r\n\r\n",)),
+    "idle": Scenario(app, (GET,)),
+    "failing handler": Scenario(handler, (upgrade("/fail"), CLOSE)),
+    "failing application": Scenario(app, (GET.replace(b"hello", b"fail"),)),
+    "handler's ping": Scenario(handler, (upgrade("/ping"), CLOSE)),
+    "keepalive": Scenario(handler, (upgrade("/"),), options={"ping_interval": 20, "ping_timeout": 20}),
+    "stalled": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE)),
+    "stalled http": Scenario(app, (LAST_GET.replace(b"hello", b"large"),)),
+    "full inbox": Scenario(handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2}),
+    "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
+    "vanished": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish"),
+    "vanished before the answer": Scenario(app, (upgrade("/unanswered"),), ends="vanish"),
+    "vanished from http": Scenario(app, (GET, GET[:10]), ends="vanish"),
+    "drain": Scenario(handler, (upgrade("/"), TEXT), ends="drain"),
+    "drain of http": Scenario(app, (GET, GET[:10]), ends="drain"),
+}
+
+FAILURES: list[Callable[[], Exception]] = [
+    lambda: KeyError("injected"),
+    lambda: RecursionError("injected"),
+    lambda: MemoryError("injected"),
+    lambda: AttributeError("injected"),
+    lambda: ExceptionGroup("injected", [ValueError("injected"), TypeError("injected")]),
+]
+
+FOR_FORM = {"TLSStream.wait_send_all_might_not_block"}
+"""What `trio.abc.Stream` asks for and nobody calls."""
+
+VICTIM = 2
+"""The first connection is the bystander's."""
+
+THE_GUARD = {Place(Server, "_serve"), Place(Connection, "is_websocket")}
+"""What confines faults cannot be faulty itself, nor what looks at one attribute to tell when to confine them."""
+
+THE_LOG = {"Peer.__str__", "logs.escaped", "_Escaped.__init__", "_Escaped.__str__"}
+"""What tells of a fault cannot be faulty every time."""
+
+
+class Log(logging.Handler):
+    """Keeps what is logged, and does with a record that cannot be formatted what all but pytest's handlers do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.errors: list[str] = []
+
+    def tracebacks_of_faults(self) -> list[str]:
+        return [error for error in self.errors if "Traceback" in error and "injected" in error]
+
+    def emit(self, record: logging.LogRecord) -> None:
+        try:
+            text = self.format(record)
+        except Exception:
+            self.handleError(record)
+        else:
+            if record.levelno >= logging.ERROR:
+                self.errors.append(text)
+
+
+@pytest.fixture
+def log(monkeypatch: pytest.MonkeyPatch) -> Generator[Log]:
+    """Log everything, but not to pytest."""
+    handler = Log()
+    monkeypatch.setattr(logging, "raiseExceptions", False)
+    monkeypatch.setattr(logger, "propagate", False)
+    logger.addHandler(handler)
+    logger.setLevel(logging.DEBUG)
+    yield handler
+    logger.setLevel(logging.NOTSET)
+    logger.removeHandler(handler)
+
+
+class Network:
+    """A server with a victim and a bystander connected."""
+
+    def __init__(self, scenario: Scenario, path: Path) -> None:
+        self._scenario = scenario
+        self._path = path
+
+    async def connect(self) -> trio.abc.Stream:
+        stream = await trio.open_unix_socket(self._path)
+        if not self._scenario.tls:
+            return stream
+        return trio.SSLStream(stream, CLIENT_CONTEXT, server_hostname="server.test")
+
+    async def open(self, nursery: trio.Nursery) -> AutomaticPeer:
+        """Return a well-behaved WebSocket client, which takes part from now on."""
+        stream = await self.connect()
+        await stream.send_all(upgrade("/"))
+        response = b""
+        while not response.endswith(b"\r\n\r\n"):
+            response += await stream.receive_some()
+        peer = AutomaticPeer(stream, client=True)
+        nursery.start_soon(peer.run)
+        return peer
+
+    async def play(self, stream: trio.abc.Stream, between: Callable[[], Awaitable[None]]) -> None:
+        """Be the client of the scenario, to the end of the connection."""
+        with suppress(trio.BrokenResourceError):
+            for data in self._scenario.sends:
+                await stream.send_all(data)
+                await between()
+            if self._scenario.ends == "end":
+                assert isinstance(stream, trio.SocketStream)
+                await stream.send_eof()
+            if self._scenario.ends != "vanish":
+                while await stream.receive_some():
+                    pass
+
+
+async def run(scenario: Scenario, path: Path) -> None:
+    """Play the scenario between another connection's messages; see that none of these is lost, and nothing left."""
+    network = Network(scenario, path)
+    numbers = map(str, itertools.count())
+    options = {"ping_interval": None, "access_log": True} | scenario.options
+    async with trio.open_nursery() as nursery:
+        server: Server = await nursery.start(
+            partial(
+                serve,
+                scenario.application,
+                uds=path,
+                lifespan="off",
+                tls=SERVER_CONTEXT if scenario.tls else None,
+                **options,
+            )
+        )
+        async with trio.open_nursery() as peers:
+            bystander = await network.open(peers)
+            await bystander.echo(next(numbers))
+            await wait_all_tasks_blocked()
+            tasks = trio.lowlevel.current_statistics().tasks_living
+
+            async def between() -> None:
+                await wait_all_tasks_blocked()
+                await bystander.echo(next(numbers))
+
+            with trio.fail_after(100):
+                victim = await network.connect()
+                async with trio.open_nursery() as playing:
+                    playing.start_soon(network.play, victim, between)
+                    if scenario.ends == "drain":
+                        await wait_all_tasks_blocked()
+                        await trio.sleep(1)
+                        server.shut_down()
+                        asked_to_stop = trio.current_time()
+                await trio.aclose_forcefully(victim)
+            await wait_all_tasks_blocked()
+            if scenario.ends != "drain":
+                assert trio.lowlevel.current_statistics().tasks_living == tasks
+                await bystander.echo(next(numbers))
+                newcomer = await network.open(peers)
+                await newcomer.echo("hello")
+                server.shut_down()
+                asked_to_stop = trio.current_time()
+    assert trio.current_time() <= asked_to_stop + (server.graceful_timeout if scenario.ends == "drain" else 0)
+    assert bystander.close == Close(1012)
+    assert bystander.received == [str(number).encode() for number in range(len(bystander.received))]
+
+
+@pytest.fixture(scope="module")
+def reached(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Counter[Place]]:
+    """What each scenario calls for its connection, and how often."""
+    calls = {}
+    path = tmp_path_factory.mktemp("isolation") / "socket"
+    with pytest.MonkeyPatch.context() as patches:
+        faults = Faults(patches, victim=VICTIM)
+        for name, scenario in SCENARIOS.items():
+            faults.reset()
+            trio.run(run, scenario, path, clock=MockClock(autojump_threshold=0))
+            calls[name] = faults.called
+    return calls
+
+
+def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[str, Counter[Place]]) -> None:
+    for called_by_the_network in (HttpConnection, WebSocket):
+        names = {name for name in vars(Receiver) if not name.startswith("_")}
+        assert {Place(called_by_the_network, name) for name in names} <= set().union(*reached.values())
+    for cls in (
+        Connection,
+        Upgrade,
+        StreamTransport,
+        TLSStream,
+        Deflate,
+        ServerHandshake,
+        Exchange,
+        WebSocketProtocol,
+    ):
+        methods = {place for place in places() if place.owner is cls}
+        missed = {str(place) for place in methods.difference(*reached.values())} - FOR_FORM
+        assert not missed, f"no scenario calls {missed}: add one that does"
+
+
+def tried_in(name: str, reached: dict[str, Counter[Place]]) -> Iterator[tuple[Place, int, Exception]]:
+    """Yield what is to fail in a scenario, how often it is called, and how: each in two scenarios, not in all."""
+    for place, failure in zip(sorted(reached[name], key=str), itertools.cycle(FAILURES), strict=False):
+        if place not in THE_GUARD and name in [other for other in SCENARIOS if place in reached[other]][:2]:
+            yield place, reached[name][place], failure()
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_a_fault_in_any_function_ends_its_own_connection_only_and_is_logged_once(
+    name: str,
+    reached: dict[str, Counter[Place]],
+    tmp_path: Path,
+    log: Log,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults = Faults(monkeypatch, victim=VICTIM)
+    for place, _, failure in tried_in(name, reached):
+        log.errors.clear()
+        faults.reset(place, failure, times=1)
+        await run(SCENARIOS[name], tmp_path / "socket")
+        assert faults.raised == 1, place
+        assert str(place) in THE_LOG or len(log.tracebacks_of_faults()) == 1, place
+
+
+@pytest.mark.parametrize("name", SCENARIOS)
+async def test_a_function_that_fails_on_a_connection_again_and_again_ends_that_only_and_is_logged(
+    name: str,
+    reached: dict[str, Counter[Place]],
+    tmp_path: Path,
+    log: Log,
+    autojump_clock: MockClock,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    faults = Faults(monkeypatch, victim=VICTIM)
+    for place, calls, failure in tried_in(name, reached):
+        if calls > 1 and str(place) not in THE_LOG:
+            log.errors.clear()
+            faults.reset(place, failure, times=sys.maxsize)
+            await run(SCENARIOS[name], tmp_path / "socket")
+            assert log.tracebacks_of_faults(), place
