@@ -428,6 +428,8 @@ def streams(draw: st.DrawFn, *, max_size: int = 4) -> bytes:
 @given(streams() | st.binary(max_size=60), cuts)
 @example(b"\r\n\r\n" + get(), [2])
 @example(chunked(b"3\r\nabc\r\n0\r\n\r\n"), [68, 69, 70, 71, 72, 73, 74])
+@example(chunked(b"0\r\nTransfer-Encoding: a\r\nA: \x01\r\n\r\n"), [])
+@example(chunked(b"0\r\nA : b\r\n" + b"A: b\r\n" * 200 + b"\r\n"), [])
 def test_any_bytes_are_requests_or_refused_and_the_same_wherever_they_are_cut(
     stream: bytes, places: Sequence[int]
 ) -> None:

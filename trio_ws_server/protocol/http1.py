@@ -228,6 +228,9 @@ class Exchange:
         try:
             return self._h11.next_event()
         except h11.RemoteProtocolError as exc:
+            if self._chunks is not None:
+                # h11 looks at a trailer section once it is complete: what was wrong before that counts.
+                self._lines.check(self._chunks, self._chunks_taken())
             raise BadRequest(str(exc), HTTPStatus(exc.error_status_hint)) from exc
 
     def _check_chunks(self, event: object) -> None:
@@ -236,12 +239,16 @@ class Exchange:
         if event is h11.NEED_DATA:
             self._lines.check(self._chunks, len(self._chunks))
             return
-        taken = len(self._chunks) - len(self._h11.trailing_data[0])
+        taken = self._chunks_taken()
         self._lines.check(self._chunks, taken - (len(event.data) if isinstance(event, h11.Data) else 0))
         del self._chunks[:taken]
         self._lines = _Lines(self._config)
         if isinstance(event, h11.EndOfMessage):
             self._chunks = None
+
+    def _chunks_taken(self) -> int:
+        assert self._chunks is not None
+        return len(self._chunks) - len(self._h11.trailing_data[0])
 
 
 class _Lines:
