@@ -43,6 +43,30 @@ KEY = re.compile(rb"Sec-WebSocket-Key: ([^\r]*)")
 ACCEPT = b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo="
 """In an input, what is right for the key, of which every handshake has another; it is as long."""
 INTERIM_RESPONSES = re.compile(rb"(?:HTTP/1\.[0-9] 1(?!01)[0-9][0-9][ \r].*?\r\n\r\n)*", re.DOTALL)
+LINES = [
+    b"",
+    b"GET / HTTP/1.1",
+    b"HTTP/1.1 101 Switching Protocols",
+    b"HTTP/1.1 100 Continue",
+    b"HTTP/1.1 200 OK",
+    b"Host: a.b",
+    b"Upgrade: websocket",
+    b"Upgrade: h2c",
+    b"Connection: Upgrade",
+    b"Connection: keep-alive",
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+    b"Sec-WebSocket-Version: 13",
+    b"Sec-WebSocket-Accept: " + ACCEPT,
+    b"Sec-WebSocket-Protocol: chat",
+    b"Sec-WebSocket-Protocol: superchat, chat",
+    b"Sec-WebSocket-Extensions: permessage-deflate",
+    b"Sec-WebSocket-Extensions: permessage-deflate; client_max_window_bits, permessage-deflate",
+    b"Origin: null",
+    b"Content-Length: 3",
+    b"Transfer-Encoding: chunked",
+    b"abc",
+]
+"""What libFuzzer puts into inputs."""
 READ_OTHERWISE = re.compile(
     # Quoted pairs and, in responses, empty elements of lists: taken only by websockets.
     rb"\\|[:,][ \t]*,|,[ \t]*\r"

@@ -17,6 +17,31 @@ if TYPE_CHECKING:
 
 CONFIG = Config(max_head_size=512, max_header_fields=6)
 
+LINES = [
+    b"",
+    b"GET / HTTP/1.1",
+    b"POST / HTTP/1.0",
+    b"OPTIONS * HTTP/1.1",
+    b"GET http://a.b?c HTTP/1.1",
+    b"Host: a.b",
+    b"Host : [::1]:8000",
+    b"Content-Length: 3",
+    b"Content-Length: 03",
+    b"Transfer-Encoding: chunked",
+    b"Transfer-Encoding:",
+    b" chunked",
+    b"Connection: close",
+    b"Connection: Upgrade",
+    b"Upgrade: h2c",
+    b"Expect: 100-continue",
+    b"A: b\nC: d",
+    b"abc",
+    b"3",
+    b"3;a=b",
+    b"0",
+]
+"""What libFuzzer puts into inputs."""
+
 # RFC 9112 sections 3, 5 and 7.1, and no more than they allow: no other line breaks, folded lines or spaces.
 TOKEN = rb"[!#$%&'*+.^_`|~0-9A-Za-z-]+"
 FIELD = rb"(?:" + TOKEN + rb":[\t -~\x80-\xff]*\r\n)"

@@ -8,6 +8,8 @@ from importlib import import_module
 
 import atheris  # type: ignore[import-untyped]
 
+from fuzz.lines import mutated
+
 INSTRUMENTED = ["trio_ws_server", "h11", "wsproto"]
 """The packages that coverage is counted in: ours, and those that its protocols stand on."""
 
@@ -25,7 +27,13 @@ def main() -> None:
             signal.setitimer(signal.ITIMER_REAL, 0)
             raise
 
-    atheris.Setup(sys.argv, check)
+    def mutate(data: bytes, max_size: int, seed: int) -> bytes:
+        if seed % 2:
+            return bytes(atheris.Mutate(data, max_size))
+        return mutated(data, target.LINES, seed)[:max_size]
+
+    options = {"custom_mutator": mutate} if hasattr(target, "LINES") else {}
+    atheris.Setup(sys.argv, check, **options)
     atheris.Fuzz()
 
 
