@@ -40,11 +40,13 @@ def split(raised: BaseException) -> tuple[BaseException | None, BaseException | 
     Only cancellation, Ctrl-C and the end of a coroutine that is thrown away pass: whatever else an application
     raises ends its connection alone.
     """
-    passing = (trio.Cancelled, KeyboardInterrupt, GeneratorExit)
+    passing = (trio.Cancelled, KeyboardInterrupt)
     if isinstance(raised, BaseExceptionGroup):
         passed, own = raised.split(passing)
         return own, passed
-    return (None, raised) if isinstance(raised, passing) else (raised, None)
+    # A coroutine that Trio runs is not being thrown away: the application has raised this itself.
+    thrown_away = isinstance(raised, GeneratorExit) and not trio.lowlevel.in_trio_task()
+    return (None, raised) if thrown_away or isinstance(raised, passing) else (raised, None)
 
 
 def report(exception: BaseException, request_line: str, *, client_gone: bool) -> bool:
