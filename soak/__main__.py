@@ -79,6 +79,10 @@ SESSION_TIMEOUT = 120.0
 """Seconds for a well-behaved client, on a machine that has much else to do."""
 
 
+SHOWN_FAILURES = 20
+"""Of so many the traceback is printed; all are counted."""
+
+
 class Soak:
     """What runs, and what was seen of it."""
 
@@ -205,9 +209,12 @@ def main() -> int:
     print(f"Soaking for {arguments.minutes:g} minutes with --seed {arguments.seed}", flush=True)
     with running_servers() as servers:
         failures = trio.run(soak, servers, arguments.minutes * 60, arguments.clients, arguments.seed)
-    for failure in failures[:20]:
-        print(f"\nFAILED: {failure}")
-    print(f"\n{len(failures)} failures" if failures else "\nAll bounds were kept.")
+    for what, count in Counter(failure.partition("\n")[0] for failure in failures).items():
+        print(f"\nFAILED {count} times: {what}")
+    for failure in failures[:SHOWN_FAILURES]:
+        print(f"\n{failure}")
+    if not failures:
+        print("\nAll bounds were kept.")
     return bool(failures)
 
 

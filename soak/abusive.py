@@ -178,22 +178,22 @@ async def slow_frame(server: Server, random: Random) -> None:
 
 
 async def _ended_while_dripping(line: Line, data: bytes, *, seconds: float) -> bool:
-    """Send the data evenly over so many seconds; return whether the server ended the connection before that."""
-    ended = False
+    """Send the data in ten pieces over so many seconds; return whether the server ended the connection before."""
+    size = -(-len(data) // 10)
+    pieces = iter([data[start : start + size] for start in range(0, len(data), size)])
 
     async def drip() -> None:
         with suppress(trio.BrokenResourceError):
-            for byte in data:
-                await line.stream.send_all(bytes([byte]))
-                await trio.sleep(seconds / len(data))
+            for piece in pieces:
+                await line.stream.send_all(piece)
+                await trio.sleep(seconds / 10)
             nursery.cancel_scope.cancel()
 
     async with trio.open_nursery() as nursery:
         nursery.start_soon(drip)
         await line.ended()
-        ended = True
         nursery.cancel_scope.cancel()
-    return ended
+    return next(pieces, None) is not None
 
 
 # Garbage.

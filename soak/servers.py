@@ -31,14 +31,14 @@ TIMEOUTS = {
     "body": 6,
     "write": 10,
     "ws-ping": 10,
-    "ws-close": 5,
+    "ws-close": 10,
     "graceful": 10,
 }
 """Seconds. No longer than a run for CI, but long enough for the well-behaved on a machine with much else to do."""
 
 PING_INTERVAL = 4
 
-PATIENCE = 40.0
+PATIENCE = 60.0
 """Seconds in which a server ends a connection, whatever its client does or leaves: all of the above together."""
 
 _OPTIONS = [
