@@ -175,7 +175,7 @@ def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_ar
 def test_all_is_received_up_to_the_first_message_that_breaks_a_limit(
     script: Script, places: Sequence[int]
 ) -> None:
-    limits = Config(max_message_size=8, max_message_fragments=3)
+    limits = Config(max_message_size=5, max_message_fragments=3)
     end = script.link.end(limits)
     received = receive(end, *cut(script.stream, places))
     assert received == script.received[: len(received)]

@@ -144,6 +144,7 @@ class Party:
         else:
             assert self.end.ending is not None
         if data := self.end.data_to_send():
+            assert state is State.OPEN
             self._write(data)
             self._close_frame_sent = True
         assert self._close_frame_sent is (self.end.close_sent is not None)
@@ -213,7 +214,7 @@ ending = [
     ),
     _step(Party.lose),
 ]
-# most would end before they have begun, if they could at any time
+# Most would end before they have begun, if they could at any time.
 sequences = st.tuples(
     st.lists(st.one_of(talking), min_size=8, max_size=30), st.lists(st.one_of(talking + ending), max_size=15)
 ).map(lambda parts: parts[0] + parts[1])
@@ -230,7 +231,7 @@ def test_two_ends_agree_whatever_they_do_and_however_it_is_delayed_and_cut(
         step(parties[client_does_it])
     # What is under way arrives, and then the answer to a close frame in it.
     for party in parties * 2:
-        party.take(MIB)
+        party.take(len(party.arriving))
     for party in parties:
         party.stop_compressing()
         party.check_what_was_sent()
