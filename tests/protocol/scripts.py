@@ -159,7 +159,7 @@ def _right_steps(controls: SearchStrategy[Any], final_block: SearchStrategy[bool
     message = _step(
         Script.message,
         message=messages,
-        places=st.lists(st.integers(0, 20), max_size=3),
+        places=st.lists(st.integers(0, 10), max_size=3),
         controls=st.lists(st.none() | controls, max_size=4),
         compressed=st.booleans(),
         final_block=final_block,

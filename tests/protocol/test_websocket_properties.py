@@ -6,13 +6,13 @@ from itertools import cycle
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from tests.protocol.ends import Link, Received, links, receive, take, uncompressed_links
 from tests.protocol.frames import CLOSE, PING, frame, frames_of
 from tests.protocol.others import read_by_websockets, read_by_wsproto, websockets_end
-from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from tests.protocol.pieces import EFFORT, bytewise, cut, cuts, deterministic, whole
 from tests.protocol.scripts import LIMITED, Script, any_scripts, controls, messages, right_scripts
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.config import Config
@@ -170,7 +170,7 @@ def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_ar
     assert (end.state, end.data_to_send()) == (State.OPEN, b"")
 
 
-@deterministic
+@settings(deterministic, max_examples=300 * EFFORT)
 @given(right_scripts(), cuts)
 def test_all_is_received_up_to_the_first_message_that_breaks_a_limit(
     script: Script, places: Sequence[int]
