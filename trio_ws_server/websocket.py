@@ -38,6 +38,9 @@ MAX_PING_PAYLOAD = 125
 EVENTS_PER_TURN = 64
 """Frames that are taken before other tasks get their turn: a few ms, while one read can bring 10,000 frames."""
 
+PAYLOAD_PER_TURN = 256 * 1024
+"""Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
+
 
 @dataclass(slots=True)
 class Traffic:
@@ -90,6 +93,7 @@ class WebSocket:
         self._open_scope = trio.CancelScope()
         self._ended = trio.Event()
         self._reading_paused = False
+        self._paused_at = 0.0
         self._behind = False
         self._catching_up = False
         self._compressing = False
@@ -161,7 +165,8 @@ class WebSocket:
         """
         Send a ping and wait for its pong; return the time between them in seconds.
 
-        ``payload`` is at most 125 bytes (``str``: in UTF-8), by default four random ones. Raises
+        ``payload`` is at most 125 bytes (``str``: in UTF-8), by default four random ones. Waits before, too, while
+        more than ``write_high_water`` bytes wait to be taken by the peer. Raises
         `ConnectionClosed` if the connection is not open or closes before the pong, ``ValueError`` for a payload
         too long or one that a ping still under way has. Cancelling it leaves the connection as it is.
         """
@@ -172,6 +177,8 @@ class WebSocket:
             payload = payload.encode()
         if len(payload) > MAX_PING_PAYLOAD:
             raise ValueError(f"ping payload is {len(payload)} bytes, {MAX_PING_PAYLOAD} at most")
+        while self._protocol.state is State.OPEN and self._transport.congested:
+            await self._room_to_send()
         if payload in self._pings:
             raise ValueError(f"a ping with the payload {payload!r} is still waiting for its pong")
         ping = self._send_ping(payload)
@@ -244,12 +251,24 @@ class WebSocket:
         try:
             with self._open_scope:
                 await self._keep_alive()
-            if await self._transport.flush(self._config.close_timeout):
+            if await self._close_taken():
                 with trio.move_on_after(self._config.close_timeout):
                     await self._end()
         finally:
             self._transport.abort()
             self._ended.set()
+
+    async def _close_taken(self) -> bool:
+        """
+        Wait until the peer has taken our close frame, behind what was sent before it; return whether it has.
+
+        One that reads slowly has ``close_timeout`` for each time that it takes something; one that the connection
+        has failed for has that much in all.
+        """
+        failed = self._protocol.ending in (Ending.PROTOCOL_ERROR, Ending.LOST)
+        with trio.move_on_after(self._config.close_timeout if failed else math.inf):
+            return await self._transport.flush(self._config.close_timeout)
+        return False
 
     async def _end(self) -> None:
         """Wait for the peer's close frame, and end the TCP connection."""
@@ -277,6 +296,7 @@ class WebSocket:
         if self._pong_owed is not None and self._protocol.state is State.OPEN:
             self._transport.write(self._protocol.send_pong(self._pong_owed))
         self._pong_owed = None
+        self._changes.announce()
 
     def connection_lost(self) -> None:
         """Take note that the transport is gone."""
@@ -292,22 +312,23 @@ class WebSocket:
 
         The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
         """
-        self._behind = False
+        caught_up = False
+        enough = self._protocol.payload_received + PAYLOAD_PER_TURN
         for _ in range(EVENTS_PER_TURN):
-            if self._reading_paused:
+            if self._reading_paused or self._protocol.payload_received >= enough:
                 break
             event = self._protocol.next_event()
             if event is None:
-                if self._peer_eof:
-                    self._protocol.receive_eof()
+                caught_up = True
                 break
             if event is not Internal.EVENT:
                 self._take_event(event)
-        else:
-            self._behind = True
-            if not self._catching_up:
-                self._catching_up = True
-                self._nursery.start_soon(self._catch_up)
+        if caught_up and self._peer_eof:
+            self._protocol.receive_eof()
+        self._behind = not caught_up and not self._reading_paused
+        if self._behind and not self._catching_up:
+            self._catching_up = True
+            self._nursery.start_soon(self._catch_up)
         self._after_protocol()
 
     def _take_event(self, event: str | bytes | Ping | Pong) -> None:
@@ -330,8 +351,10 @@ class WebSocket:
             await trio.lowlevel.checkpoint()
             self._take()
         self._catching_up = False
+        self._heard_at = trio.current_time()
         if not self._reading_paused:
             self._transport.resume_reading()
+        self._changes.announce()
 
     @property
     def _inbox_full(self) -> bool:
@@ -355,8 +378,10 @@ class WebSocket:
             self._changes.announce()
 
     async def _room_to_send(self) -> None:
-        await self._transport.drain()
-        if self._transport.lost:
+        await self._changes.until(
+            lambda: not self._transport.congested or self._protocol.state is not State.OPEN
+        )
+        if self._protocol.state is State.CLOSED:
             raise self._protocol.closed_error()
 
     def _deliver(self, message: str | bytes) -> None:
@@ -367,11 +392,14 @@ class WebSocket:
         self.traffic.bytes_received += size
         if self._inbox_full and not self._reading_paused:
             self._reading_paused = True
+            self._paused_at = trio.current_time()
             self._transport.pause_reading()
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
         self._heard_at = trio.current_time()
+        if self._rate_limit is not None:
+            self._rate_limit.excuse(self._heard_at - self._paused_at)
         self._take()
         if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()
@@ -428,14 +456,16 @@ class WebSocket:
         """
         Send a ping; return whether the peer showed a sign of life within ``ping_timeout`` seconds.
 
-        Any byte is one: a peer in the middle of a long message cannot answer before its end. While our own
-        application lets the inbox be full, nothing is read, and silence tells nothing.
+        Any byte is one: a peer in the middle of a long message cannot answer before its end. So is taking what was
+        sent before the ping. While our own application lets the inbox be full, or what has been read waits for its
+        turn, silence tells nothing.
         """
         ping = self._send_ping(self._fresh_payload())
         timeout = math.inf if self._config.ping_timeout is None else self._config.ping_timeout
+        due = trio.current_time() if await self._transport.flush(timeout) else ping.sent_at
         while ping.answered_at is None:
-            await self._changes.until(lambda: not self._reading_paused)
-            deadline = max(ping.sent_at, self._heard_at) + timeout
+            await self._changes.until(lambda: not self._reading_paused and not self._catching_up)
+            deadline = max(due, self._heard_at) + timeout
             if deadline <= trio.current_time():
                 return False
             with trio.move_on_at(deadline):

@@ -43,6 +43,10 @@ if TYPE_CHECKING:
     from trio_ws_server.protocol.deflate import Deflate
 
 
+COMPRESSED_PIECE_SIZE = 4096
+"""Bytes that are inflated at a time, to 4 MiB at most, which takes 20 ms or so."""
+
+
 class State(Enum):
     """RFC 6455 sections 7.1.3 and 7.1.4."""
 
@@ -109,6 +113,9 @@ class WebSocketProtocol:
         self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
         self._pieces: Any = None
         """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
+        self.payload_received = 0
+        """Bytes of messages, inflated, and characters of text: what the work of `next_event` is measured by."""
+        self._unparsed = b""
         self._events: Iterator[ws.Event] = iter(())
         self._outgoing = b""
 
@@ -116,9 +123,7 @@ class WebSocketProtocol:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
-        if self.state is not State.CLOSED:
-            self._connection.receive_data(data)
-            self._events = self._connection.events()
+        self._unparsed += data
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
@@ -130,10 +135,11 @@ class WebSocketProtocol:
         """
         if self.state is State.CLOSED:
             return None
-        match next(self._events, None):
+        match self._next_wsproto_event():
             case None:
                 return None
             case ws.TextMessage() | ws.BytesMessage() as piece:
+                self.payload_received += len(piece.data)
                 message = self._assemble(piece)
                 if message is not None and self.state is State.OPEN:
                     return message
@@ -146,6 +152,16 @@ class WebSocketProtocol:
                 assert isinstance(event, ws.CloseConnection)
                 self._close_received_or_failed(event.code, event.reason or "")
         return Internal.EVENT
+
+    def _next_wsproto_event(self) -> ws.Event | None:
+        event = next(self._events, None)
+        while event is None and self._unparsed:
+            size = len(self._unparsed) if self._deflate is None else COMPRESSED_PIECE_SIZE
+            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
+            self._connection.receive_data(piece)
+            self._events = self._connection.events()
+            event = next(self._events, None)
+        return event
 
     def receive_eof(self) -> None:
         """Take note that nothing more will come from the peer, or that the connection is gone."""
@@ -255,6 +271,8 @@ class WebSocketProtocol:
         if state is None:
             return
         self.state = state
+        if state is State.CLOSED:
+            self._unparsed = b""
         if self.ending is None:
             self.ending = ending
         self._pieces = None

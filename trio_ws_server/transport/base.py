@@ -62,9 +62,10 @@ class Transport(ABC):
     @abstractmethod
     async def flush(self, patience: float) -> bool:
         """
-        Wait until the network has taken all that was written; return whether it has.
+        Wait until the network has taken all that has been written by now; return whether it has.
 
-        It has not if the connection is lost, or if nothing was taken for ``patience`` seconds.
+        It has not if the connection is lost, or if nothing was taken for ``patience`` seconds. Cancelling it leaves
+        what was written to be sent.
         """
 
     @abstractmethod

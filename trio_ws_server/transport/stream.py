@@ -53,7 +53,8 @@ class StreamTransport(Transport):
         self._high_water = config.write_high_water
         self._low_water = config.write_low_water
         self._chunks: list[bytes] = []
-        self._unsent = 0
+        self._written = 0
+        self._sent = 0
         self._congested = False
         self._reading_paused = False
         self._closing = False
@@ -78,8 +79,8 @@ class StreamTransport(Transport):
         if self._lost:
             return
         self._chunks.append(data)
-        self._unsent += len(data)
-        if self._unsent > self._high_water:
+        self._written += len(data)
+        if self._written - self._sent > self._high_water:
             self._congested = True
         self._write_changes.announce()
 
@@ -87,12 +88,13 @@ class StreamTransport(Transport):
         await self._drain_changes.until(lambda: not self._congested)
 
     async def flush(self, patience: float) -> bool:
-        while self._unsent:
+        mark = self._written
+        while self._sent < mark:
             with trio.move_on_after(patience) as waited:
-                await self._less_unsent_than(self._unsent)
+                await self._more_sent_than(self._sent)
             if waited.cancelled_caught:
-                break
-        return not self._unsent and not self._lost
+                return False
+        return not self._lost
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -117,7 +119,7 @@ class StreamTransport(Transport):
             return
         self._lost = True
         self._chunks.clear()
-        self._unsent = 0
+        self._sent = self._written
         self._congested = False
         self._io_scope.cancel()
         self._drain_changes.announce()
@@ -143,19 +145,21 @@ class StreamTransport(Transport):
     async def _read_loop(self) -> None:
         """Hand what arrives to the receiver, until the peer ends its side."""
         try:
-            while True:
+            while await self._receive():
                 await self._read_changes.until(lambda: not self._reading_paused)
-                data = await self._stream.receive_some()
-                if not data:
-                    break
-                if not self._closing:
-                    self.receiver.data_received(bytes(data))
         except _GONE:
             self.abort()
-            return
-        self._eof_received = True
-        self._drain_changes.announce()
-        self.receiver.eof_received()
+        if not self._lost:
+            self._eof_received = True
+            self._drain_changes.announce()
+            self.receiver.eof_received()
+
+    async def _receive(self) -> bool:
+        """Hand on what arrives, and keep nothing of it; return whether it was not the end."""
+        data = await self._stream.receive_some()
+        if data and not self._closing and not self._lost:
+            self.receiver.data_received(bytes(data))
+        return bool(data)
 
     async def _write_loop(self) -> None:
         """Send what is written, until the transport is shut down and all is sent."""
@@ -176,16 +180,18 @@ class StreamTransport(Transport):
         while view:
             with trio.fail_after(self._write_timeout):
                 sent = await self._send_some(view)
+            if self._lost:
+                return
             view = view[sent:]
-            self._unsent -= sent
+            self._sent += sent
             self._progress.announce()
-            if self._congested and self._unsent <= self._low_water:
+            if self._congested and self._written - self._sent <= self._low_water:
                 self._congested = False
                 self._drain_changes.announce()
                 self.receiver.writable_again()
 
-    async def _less_unsent_than(self, size: int) -> None:
-        await self._progress.until(lambda: self._unsent < size)
+    async def _more_sent_than(self, sent: int) -> None:
+        await self._progress.until(lambda: self._sent > sent)
 
     async def _send_some(self, data: memoryview) -> int:
         """Send a part of the data; return how many bytes."""
