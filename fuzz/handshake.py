@@ -225,7 +225,9 @@ def check_answer(data: bytes) -> None:
     theirs.receive_eof()
     accepted = judged(theirs, outcome.stream)
     match outcome.answer:
-        case Accepted(subprotocol=subprotocol):
+        case Accepted(subprotocol=subprotocol, leftover=leftover):
+            head = outcome.stream[: len(outcome.stream) - len(leftover)]
+            assert b"\n" not in head.replace(b"\r\n", b""), f"not all lines end in CR LF: {head!r}"
             assert accepted is not False, f"websockets refuses: {theirs.handshake_exc!r}"
             if accepted:
                 assert subprotocol == theirs.subprotocol
