@@ -391,3 +391,22 @@ async def test_who_waits_when_the_connection_is_cancelled_is_told() -> None:
             outer.start_soon(fail, call)
         outer.start_soon(websocket.close)
         await wait_all_tasks_blocked()
+
+
+async def test_a_peer_that_broke_the_protocol_has_the_close_timeout_once_however_it_reads(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with opened(lockstep=True, close_timeout=10, write_timeout=30) as (websocket, peer):
+        await stall(websocket, 1000 * KIB)
+
+        async def sip() -> None:
+            for _ in range(10):
+                await peer.stream.receive_some()
+                await trio.sleep(3)
+
+        nursery.start_soon(sip)
+        await peer.stream.send_all(b"garbage")
+        with pytest.raises(ConnectionClosedError):
+            await websocket.recv()
+        await websocket.close()
+        assert trio.current_time() == 10

@@ -294,3 +294,51 @@ async def test_a_close_just_when_a_ping_is_due_is_only_a_close(
         while isinstance(event := await peer.receive(), Ping):
             pass
         assert close_in(event) == Close(1000)
+
+
+async def test_a_slow_reader_is_not_taken_for_dead_while_our_ping_waits_behind_our_own_data(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(lockstep=True, ping_interval=20, ping_timeout=20) as (websocket, peer):
+        await stall(websocket, 1000 * KIB)
+        for _ in range(1000 // 16):
+            assert await peer.stream.receive_some()
+            await trio.sleep(10)
+        assert websocket.state is State.OPEN
+        await peer.vanish()
+
+
+async def test_who_waits_to_send_is_told_of_a_dead_peer_when_it_is_found(autojump_clock: MockClock) -> None:
+    async with opened(lockstep=True, ping_interval=20, ping_timeout=15, write_timeout=1000) as (websocket, _):
+        with pytest.raises(ConnectionClosedError):
+            await websocket.send(bytes(100 * KIB))
+        assert trio.current_time() == 35
+
+
+async def test_a_pong_that_has_been_read_and_waits_for_its_turn_counts(mock_clock: MockClock) -> None:
+    async with opened(ping_interval=20, ping_timeout=20) as (websocket, peer), trio.open_nursery() as nursery:
+        await wait_all_tasks_blocked()
+        mock_clock.jump(20)
+        ping = await peer.receive()
+        assert isinstance(ping, Ping)
+        await peer.send(*[Pong(b"other")] * 3000, ping.response(), TextMessage("last"))
+
+        async def slow_turns() -> None:
+            while True:
+                await trio.lowlevel.checkpoint()
+                mock_clock.jump(0.5)
+
+        nursery.start_soon(slow_turns)
+        assert await websocket.recv() == "last"
+        nursery.cancel_scope.cancel()
+
+
+async def test_pings_given_up_on_do_not_pile_up(autojump_clock: MockClock) -> None:
+    async with opened(lockstep=True, write_timeout=10**6) as (websocket, peer):
+        await stall(websocket, 100 * KIB)
+        for _ in range(100):
+            with trio.move_on_after(1):
+                await websocket.ping()
+        taken = sum([len(await peer.stream.receive_some()) for _ in range(7)])
+        assert taken < 101 * KIB
+        await peer.vanish()

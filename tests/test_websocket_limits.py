@@ -68,6 +68,32 @@ async def test_fragments_of_one_message_count_as_one(autojump_clock: MockClock) 
         assert await websocket.recv() == "a" * 100 + "b"
 
 
+async def test_what_waited_while_the_application_did_not_receive_may_come_at_once(
+    autojump_clock: MockClock, nursery: trio.Nursery
+) -> None:
+    async with opened(limit_message_rate=10, inbox_messages=4, ping_interval=None) as (websocket, peer):
+
+        async def send() -> None:
+            for _ in range(200):
+                await peer.send(TextMessage("a"))
+                await trio.sleep(0.2)
+
+        nursery.start_soon(send)
+        await trio.sleep(20)
+        assert [await websocket.recv() for _ in range(200)] == ["a"] * 200
+
+
+async def test_an_application_that_pauses_allows_no_more_for_it_than_the_rate(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(limit_message_rate=10, inbox_messages=4) as (websocket, peer):
+        await peer.send(*[TextMessage("a")] * 100)
+        await trio.sleep(5)
+        assert [await websocket.recv() for _ in range(60)] == ["a"] * 60
+        with pytest.raises(ConnectionClosedError):
+            await websocket.recv()
+
+
 # Turns
 
 
@@ -113,6 +139,19 @@ async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
         await peer.send(*[Pong()] * EVENTS_PER_TURN * 3)
         await peer.send(TextMessage("next"))
         assert await websocket.recv() == "next"
+
+
+async def test_while_large_messages_are_inflated_others_have_their_turn(nursery: trio.Nursery) -> None:
+    pulse = Pulse()
+    async with compressing() as (websocket, peer):
+        message = BytesMessage(bytes(4 * 1024 * KIB))
+        wire = b"".join(peer.connection.send(message) for _ in range(4))
+        assert len(wire) < 64 * KIB
+        nursery.start_soon(pulse.run)
+        await peer.stream.send_all(wire)
+        assert [len(await websocket.recv()) for _ in range(4)] == [4 * 1024 * KIB] * 4
+        assert pulse.beats >= 4
+        nursery.cancel_scope.cancel()
 
 
 # The compression of large messages

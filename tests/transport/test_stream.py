@@ -257,9 +257,8 @@ async def test_a_peer_is_not_dropped_while_its_socket_takes_anything(
         for _ in range(20):
             await trio.sleep(29)
             assert await theirs.receive_some()
-        assert not transport.lost
+        assert recorder.events == []
         await trio.sleep(31)
-        assert transport.lost
         assert recorder.events == ["lost"]
 
 
@@ -272,6 +271,47 @@ async def test_a_reset_ends_a_transport_over_a_socket() -> None:
         transport.write(b"more")
         await wait_all_tasks_blocked()
         assert recorder.events[-1] == "lost"
+
+
+# Waiting for what was written to be taken
+
+
+async def test_a_flush_waits_for_what_was_written_before_it_and_not_for_what_comes_after() -> None:
+    async with line() as it, trio.open_nursery() as nursery:
+        it.transport.write(bytes(32 * KIB))
+        nursery.start_soon(it.transport.flush, 60)
+        await wait_all_tasks_blocked()
+        it.transport.write(bytes(32 * KIB))
+        await it.peer_reads(16 * KIB)
+        await wait_all_tasks_blocked()
+        assert nursery.child_tasks
+        await it.peer_reads(16 * KIB)
+        await wait_all_tasks_blocked()
+        assert not nursery.child_tasks
+
+
+async def test_a_flush_gives_up_on_a_peer_that_takes_nothing_but_not_on_a_slow_one(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with line() as it, trio.open_nursery() as nursery:
+        it.transport.write(bytes(48 * KIB))
+        nursery.start_soon(it.peer_reads, 16 * KIB)
+        assert not await it.transport.flush(10)
+        assert trio.current_time() == 10
+        for _ in range(2):
+            await trio.sleep(9)
+            nursery.start_soon(it.peer_reads, 16 * KIB)
+        assert await it.transport.flush(10)
+
+
+async def test_a_flush_of_a_connection_that_is_lost_says_so_at_once(
+    autojump_clock: trio.testing.MockClock,
+) -> None:
+    async with line() as it, trio.open_nursery() as nursery:
+        it.transport.write(bytes(48 * KIB))
+        nursery.start_soon(it.peer.aclose)
+        assert not await it.transport.flush(10)
+        assert trio.current_time() == 0
 
 
 # Ending
@@ -376,6 +416,14 @@ async def test_abort_drops_what_is_buffered_and_tells_the_receiver_once() -> Non
         it.transport.write(bytes(100 * KIB))
         assert not it.congested()
         await it.transport.shutdown(5)
+
+
+async def test_what_arrives_in_the_moment_of_an_abort_is_not_handed_on() -> None:
+    async with line(buffered=True) as it:
+        await it.peer.send_all(b"late")
+        it.transport.abort()
+        await wait_all_tasks_blocked()
+        assert (it.recorder.data, it.recorder.events) == (b"", ["lost"])
 
 
 @pytest.mark.parametrize("direction", ["send_stream", "receive_stream"])
