@@ -136,11 +136,6 @@ class Deflate(Extension):
             # Section 7.1.1.1: a server accepts this parameter by answering it.
             if self._config.deflate_server_no_context_takeover and "server_no_context_takeover" not in agreed:
                 raise ValueError("server_no_context_takeover was asked for and is missing")
-            # Section 7.1.2.2
-            if (agreed.get("client_max_window_bits") or 0) > self._config.deflate_window_bits:
-                raise ValueError(
-                    f"client_max_window_bits is above the {self._config.deflate_window_bits} offered"
-                )
             # Section 7.1.1.2: a client that offers this is bound by it, whatever the server answers.
             if self._config.deflate_client_no_context_takeover:
                 agreed["client_no_context_takeover"] = None
@@ -153,7 +148,10 @@ class Deflate(Extension):
 
     def _enable(self, own: str, peer: str, agreed: dict[str, int | None]) -> None:
         """Raise ``ValueError`` if zlib cannot compress with the window agreed on."""
-        own_bits = agreed.get(f"{own}_max_window_bits") or self._config.deflate_window_bits
+        # Section 7.1.2.2: a client's window is no larger than it offered, even where the server allows more.
+        own_bits = min(
+            agreed.get(f"{own}_max_window_bits") or _LARGEST_WINDOW, self._config.deflate_window_bits
+        )
         if own_bits < _SMALLEST_WINDOW:
             raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
         self._compressor.window_bits = own_bits
