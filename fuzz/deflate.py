@@ -196,7 +196,9 @@ class TheirEnd:
 
 def receive(end: WebSocketProtocol, data: bytes) -> list[object]:
     end.receive_data(data)
-    return [event for event in iter(end.next_event, None) if event is not Internal.EVENT]
+    events: list[object] = [event for event in iter(end.next_event, None) if event is not Internal.EVENT]
+    end.give_up()
+    return events
 
 
 End = OurEnd | TheirEnd

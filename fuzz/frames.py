@@ -88,6 +88,7 @@ def receive(pieces: Iterable[bytes], client: bool, closing: bool) -> Outcome:
         while (event := end.next_event()) is not None:
             if event is not Internal.EVENT:
                 events.append(event)
+        end.give_up()
         sent += end.data_to_send()
     close = end.close_sent
     outcome = Outcome(events, end.state, end.ending, end.close_received, close and close.code)

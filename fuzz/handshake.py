@@ -215,7 +215,8 @@ def check_answer(data: bytes) -> None:
         assert str(other) == str(outcome), f"cut otherwise: {other}, not {outcome}"
     theirs = ClientProtocol(
         URI,
-        extensions=[ClientPerMessageDeflateFactory(client_max_window_bits=WINDOW)],
+        # websockets takes no larger window than it offered; RFC 7692 section 7.1.2.2 has the offer as a hint.
+        extensions=[ClientPerMessageDeflateFactory(client_max_window_bits=15)],
         subprotocols=[Subprotocol(subprotocol) for subprotocol in SUBPROTOCOLS],
     )
     theirs.key = outcome.key.decode()

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wsproto.events import BytesMessage, CloseConnection, Pong, TextMessage
+from wsproto.events import BytesMessage, CloseConnection, Event, Pong, TextMessage
 from wsproto.frame_protocol import CloseReason
 
 from tests.helpers import cancelled_after
 from tests.websocket_peer import CALLS, KIB, Peer, calls, close_in, opened, stall
-from trio_ws_server.close_codes import Close
+from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.websocket import Ending, State
 
@@ -268,6 +268,63 @@ async def test_iteration_raises_where_the_connection_ended_otherwise() -> None:
         assert await anext(messages) == "one"
         with pytest.raises(ConnectionClosedError):
             await anext(messages)
+
+
+# A peer that breaks the protocol
+
+
+async def break_protocol(peer: Peer, *events: Event) -> None:
+    """Send frames, and bytes that are none, in one piece."""
+    await peer.stream.send_all(b"".join(map(peer.connection.send, events)) + b"\xff\xff")
+
+
+async def test_messages_before_a_protocol_error_are_answered_before_the_connection_fails() -> None:
+    async def echo() -> None:
+        async for message in websocket:
+            await trio.lowlevel.checkpoint()
+            await websocket.send(message)
+
+    async def echo_to_the_end() -> None:
+        with pytest.raises(ConnectionClosedError):
+            await echo()
+
+    async with opened() as (websocket, peer), trio.open_nursery() as nursery:
+        nursery.start_soon(echo_to_the_end)
+        await break_protocol(peer, TextMessage("one"), TextMessage("two"))
+        assert await peer.receive() == TextMessage("one")
+        assert await peer.receive() == TextMessage("two")
+        assert close_in(await peer.receive()).code == CloseCode.PROTOCOL_ERROR
+        await end_of(peer)
+
+
+async def test_a_protocol_error_does_not_wait_for_ever_for_the_answer(autojump_clock: MockClock) -> None:
+    async with opened(close_timeout=10) as (websocket, peer):
+        await break_protocol(peer, TextMessage("one"))
+        assert close_in(await peer.receive()).code == CloseCode.PROTOCOL_ERROR
+        assert trio.current_time() == 10
+        assert await websocket.recv() == "one"
+        with pytest.raises(ConnectionClosedError):
+            await websocket.recv()
+
+
+async def test_a_protocol_error_before_any_message_waits_for_nobody(autojump_clock: MockClock) -> None:
+    async with opened() as (_, peer):
+        await break_protocol(peer)
+        assert close_in(await peer.receive()).code == CloseCode.PROTOCOL_ERROR
+        assert trio.current_time() == 0
+
+
+async def test_closing_after_a_protocol_error_waits_for_no_close_frame(autojump_clock: MockClock) -> None:
+    async with opened() as (websocket, peer), trio.open_nursery() as nursery:
+        await break_protocol(peer, TextMessage("one"))
+        await wait_all_tasks_blocked()
+        nursery.start_soon(websocket.close, 4000)
+        assert close_in(await peer.receive()) == Close(4000)
+        await end_of(peer)
+        assert trio.current_time() == 0
+
+
+# A peer that vanishes
 
 
 async def break_off(peer: Peer) -> None:

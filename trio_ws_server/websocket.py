@@ -228,8 +228,17 @@ class WebSocket:
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
         await pace()
-        await self._changes.until(lambda: bool(self._inbox) or self._protocol.state is not State.OPEN)
+        await self._changes.until(
+            lambda: (
+                bool(self._inbox)
+                or self._protocol.violation is not None
+                or self._protocol.state is not State.OPEN
+            )
+        )
         if not self._inbox:
+            # Whoever comes for more has answered what came before, as far as it ever will.
+            self._protocol.give_up()
+            self._after_protocol()
             return None
         message, size = self._inbox.popleft()
         self._inbox_bytes -= size
@@ -251,6 +260,8 @@ class WebSocket:
         try:
             with self._open_scope:
                 await self._keep_alive()
+            self._protocol.give_up()
+            self._after_protocol()
             if await self._close_taken():
                 with trio.move_on_after(self._config.close_timeout):
                     await self._end()
@@ -408,6 +419,10 @@ class WebSocket:
         """Do what follows from a call to the protocol: send its close frame, tell those who wait."""
         if data := self._protocol.data_to_send():
             self._transport.write(data)
+        if self._protocol.violation is not None:
+            self._open_scope.deadline = min(
+                self._open_scope.deadline, trio.current_time() + self._config.close_timeout
+            )
         if self._protocol.state is not State.OPEN:
             self._open_scope.cancel()
             if self._reading_paused:

@@ -50,9 +50,15 @@ links = uncompressed_links | st.builds(
 
 
 def take(end: WebSocketProtocol, most: int | None = None) -> list[Received]:
-    """Return the messages, pings and pongs of the frames that have come, of so many frames at most."""
+    """
+    Return the messages, pings and pongs of the frames that have come, of so many frames at most.
+
+    They count as handled: if the peer has broken the protocol behind them, the connection fails now.
+    """
     events: Iterator[Received | Internal] = iter(end.next_event, None)
-    return [event for event in islice(events, most) if not isinstance(event, Internal)]
+    received = [event for event in islice(events, most) if not isinstance(event, Internal)]
+    end.give_up()
+    return received
 
 
 def receive(end: WebSocketProtocol, *pieces: bytes) -> list[Received]:

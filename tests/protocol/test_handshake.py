@@ -569,7 +569,7 @@ def test_a_response_in_which_a_field_is_repeated_that_may_be_there_once_fails_th
 
 @pytest.mark.parametrize(
     "answer",
-    [b"client_max_window_bits=15", b"server_max_window_bits=x", b"unknown", b"server_max_window_bits=7"],
+    [b"client_max_window_bits=16", b"server_max_window_bits=x", b"unknown", b"server_max_window_bits=7"],
 )
 def test_an_answer_to_the_offer_of_compression_that_rfc_7692_forbids_fails_the_handshake(
     answer: bytes,

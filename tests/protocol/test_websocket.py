@@ -29,7 +29,7 @@ from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.config import Config
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.deflate import Deflate
-from trio_ws_server.protocol.websocket import Ending, Ping, State, WebSocketProtocol
+from trio_ws_server.protocol.websocket import Ending, Internal, Ping, State, WebSocketProtocol
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -153,12 +153,33 @@ def test_what_follows_the_peers_close_frame_is_ignored() -> None:
     assert end.close_sent == Close(1000)
 
 
-@SIDES
-def test_messages_received_before_garbage_are_delivered(client: bool) -> None:
+def end_with_garbage_behind_a_message(*, client: bool = False) -> WebSocketProtocol:
     end = websocket(client=client)
-    stream = frame(TEXT, b"a", masked=not client) + frame(PING, b"b", masked=not client) + b"\xff\xff"
-    assert receive(end, stream) == ["a", Ping(b"b")]
-    assert end.state is State.CLOSED
+    end.receive_data(frame(TEXT, b"a", masked=not client) + b"\xff\xff")
+    assert [end.next_event(), end.next_event(), end.next_event()] == ["a", Internal.EVENT, None]
+    return end
+
+
+@SIDES
+def test_a_message_received_before_garbage_can_be_answered_before_the_connection_fails(client: bool) -> None:
+    end = end_with_garbage_behind_a_message(client=client)
+    assert end.send_message("answer")
+    end.receive_data(frame(TEXT, b"too late", masked=not client))
+    assert end.next_event() is None
+    end.give_up()
+    assert (end.state, end.close.code) == (State.CLOSED, CloseCode.PROTOCOL_ERROR)
+
+
+def test_after_garbage_our_own_close_frame_waits_for_none() -> None:
+    end = end_with_garbage_behind_a_message()
+    end.send_close(Close(1000))
+    assert (end.state, end.close_sent) == (State.CLOSED, Close(1000))
+
+
+def test_the_peers_end_after_garbage_does_not_hide_it() -> None:
+    end = end_with_garbage_behind_a_message()
+    end.receive_eof()
+    assert (end.state, end.close.code) == (State.CLOSED, CloseCode.PROTOCOL_ERROR)
 
 
 # Errors

@@ -104,6 +104,9 @@ class WebSocketProtocol:
         self.ending: Ending | None = None
         self.close_received: Close | None = None
         self.close_sent: Close | None = None
+        self.violation: Close | None = None
+        """What the connection is to fail with, by `give_up`, once the messages before it have been handled."""
+        self._message_given = False
         self._config = config
         self._bad_gateway = _BadGateway()
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
@@ -123,17 +126,18 @@ class WebSocketProtocol:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
-        self._unparsed += data
+        if self.state is not State.CLOSED and self.violation is None:
+            self._unparsed += data
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
         Return what the next frame brings: a message, ping or pong; None where more bytes are needed first.
 
         One at a time, because a few bytes can be many frames, or, of compressed ones, large messages. Messages and
-        pings received once a close frame was sent are dropped. Never raises for what the peer sent: see `state`
-        and `data_to_send` after it.
+        pings received once a close frame was sent are dropped. Never raises for what the peer sent: see `state`,
+        `violation` and `data_to_send` after it.
         """
-        if self.state is State.CLOSED:
+        if self.state is State.CLOSED or self.violation is not None:
             return None
         match self._next_wsproto_event():
             case None:
@@ -142,6 +146,7 @@ class WebSocketProtocol:
                 self.payload_received += len(piece.data)
                 message = self._assemble(piece)
                 if message is not None and self.state is State.OPEN:
+                    self._message_given = True
                     return message
             case ws.Ping(payload=payload):
                 if self.state is State.OPEN:
@@ -165,11 +170,19 @@ class WebSocketProtocol:
 
     def receive_eof(self) -> None:
         """Take note that nothing more will come from the peer, or that the connection is gone."""
+        self.give_up()
         self._end(Ending.LOST)
+
+    def give_up(self) -> None:
+        """Fail the connection because of the `violation`; without effect if there is none."""
+        if self.violation is not None:
+            self.fail(self.violation.code, self.violation.reason, Ending.PROTOCOL_ERROR)
 
     def _close_received_or_failed(self, code: int, reason: str) -> None:
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-            self.fail(code, self._what_was_wrong(code, reason), Ending.PROTOCOL_ERROR)
+            self.violation = Close(int(code), self._what_was_wrong(code, reason))
+            if not (self._message_given and self.state is State.OPEN):
+                self.give_up()
             return
         code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else code
         self.close_received = Close(int(code), reason)
@@ -244,6 +257,7 @@ class WebSocketProtocol:
         if self.state is State.OPEN:
             self._queue_close(close)
             self._end(Ending.LOCAL_CLOSE)
+            self.give_up()
 
     def fail(self, code: int, reason: str, ending: Ending) -> None:
         """Tell the peer, if a close frame can still be sent, and be done with it (RFC 6455 section 7.1.7)."""
