@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import logging
+import tracemalloc
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -458,6 +461,89 @@ async def test_a_handler_whose_client_left_before_the_handshake_ended_is_told(
         await wait_all_tasks_blocked()
         await client.send_eof()
     assert logged_errors(caplog) == []
+
+
+FRAME = b"\x82\xfe\x04\0\0\0\0\0" + bytes(1024)
+"""A message of 1 KiB, with a mask that changes nothing."""
+
+
+async def test_a_client_that_leaves_behind_frames_sent_far_ahead_of_the_answer_is_seen() -> None:
+    gone = False
+
+    async def wait(upgrade: Upgrade) -> None:
+        nonlocal gone
+        await upgrade.decided_or_disconnected()
+        gone = upgrade.client_gone
+
+    async with serving(App(websocket=wait)) as client:
+        await client.send(upgrade_and()[1])
+        await wait_all_tasks_blocked()
+        await client.send(FRAME * 200)
+        await wait_all_tasks_blocked()
+        await client.stream.aclose()
+    assert gone
+
+
+async def test_a_handshake_whose_frames_were_not_all_kept_is_over(caplog: pytest.LogCaptureFixture) -> None:
+    received: list[object] = []
+
+    async def accept_late(upgrade: Upgrade) -> None:
+        await upgrade.decided_or_disconnected()
+        with pytest.raises(ClientDisconnected):
+            upgrade.check_connected()
+        websocket = upgrade.accept()
+        assert websocket.state is State.CLOSED
+        async for message in websocket:
+            received.append(message)
+
+    async with serving(App(websocket=accept_late)) as client:
+        await client.send(upgrade_and()[1])
+        await wait_all_tasks_blocked()
+        # The bound is behind a part of a frame.
+        await client.send(FRAME * 100 + FRAME[:500])
+        await wait_all_tasks_blocked()
+        with suppress(trio.BrokenResourceError):
+            await client.send(FRAME[500:] + FRAME * 100)
+    assert received == []
+    assert logged_errors(caplog) == []
+
+
+async def test_frames_sent_far_ahead_of_the_answer_all_arrive_where_nobody_waits_for_the_disconnect() -> None:
+    received = []
+
+    async def accept_late(upgrade: Upgrade) -> None:
+        await wait_all_tasks_blocked()
+        async for message in upgrade.accept():
+            received.append(len(message))
+
+    async with serving(App(websocket=accept_late)) as client:
+        await client.send(upgrade_and()[1] + FRAME * 200)
+        await client.send_eof()
+        await client.receive_all()
+    assert received == [1024] * 200
+
+
+async def test_a_websocket_keeps_nothing_of_what_came_ahead_once_that_was_received() -> None:
+    held = {}
+    for ahead in (0, 0, 60):  # the first time, caches are filled
+        tracemalloc.start()
+        try:
+
+            async def accept_late(upgrade: Upgrade, ahead: int = ahead) -> None:
+                await wait_all_tasks_blocked()
+                websocket = upgrade.accept()
+                for _ in range(ahead):
+                    await websocket.recv()
+                await until_closed(websocket)
+
+            async with serving(App(websocket=accept_late)) as client:
+                await client.send(upgrade_and()[1] + FRAME * ahead)
+                await wait_all_tasks_blocked(0.01)
+                gc.collect()
+                held[ahead] = tracemalloc.get_traced_memory()[0]
+        finally:
+            tracemalloc.stop()
+    assert held[60] < held[0] + 16 * 1024
 
 
 # Draining

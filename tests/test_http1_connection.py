@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import tracemalloc
 from datetime import UTC
 from email.utils import parsedate_to_datetime
 from typing import TYPE_CHECKING, Any
@@ -716,3 +717,142 @@ async def test_a_piece_whose_sending_is_cancelled_anywhere_is_sent_whole_or_not_
         if not cancelled:
             break
     assert steps > 1
+
+
+# Waiting for the disconnect behind what is sent far ahead
+
+AHEAD = GET * (100 * KIB // len(GET))
+"""More requests than are taken ahead."""
+
+
+@Web
+async def until_disconnected(connection: HttpConnection, request: h11.Request) -> None:
+    """Respond once the client has ended its side."""
+    await connection.disconnected_or(lambda: False)
+    assert connection.client_ended
+    await connection.respond(200, [], b"ended")
+
+
+@pytest.mark.parametrize("at_once", [True, False])
+async def test_the_end_of_a_client_that_sent_too_much_ahead_is_seen_by_who_waits_for_it(
+    at_once: bool, autojump_clock: MockClock
+) -> None:
+    async with serving(until_disconnected, config=CONFIG) as client:
+        await client.send(GET + AHEAD if at_once else GET)
+        await trio.sleep(1)
+        await client.send(AHEAD)
+        await trio.sleep(1)
+        await client.send_eof()
+        response = await client.receive_all()
+        assert statuses(response) == [200]
+        assert b"\r\nconnection: close\r\n" in response.lower()
+        assert trio.current_time() == 2
+
+
+async def test_an_asgi_application_that_looks_now_and_then_sees_that_its_client_has_left(
+    autojump_clock: MockClock,
+) -> None:
+    left = None
+
+    async def poll(scope: Any, receive: Any, send: Any) -> None:
+        nonlocal left
+        await receive()
+        while left is None:
+            await trio.sleep(1)
+            with trio.CancelScope() as scope:
+                scope.cancel()
+                assert (await receive())["type"] == "http.disconnect"
+                left = trio.current_time()
+
+    async with serving(asgi(poll), config=CONFIG) as client:
+        await client.send(GET + AHEAD)
+        await trio.sleep(5.5)
+        await client.stream.aclose()
+        await trio.sleep(2)
+    assert left == 6
+
+
+@pytest.mark.parametrize("begun", [True, False])
+async def test_requests_dropped_to_wait_for_the_disconnect_are_not_answered_and_no_later_ones_either(
+    begun: bool, autojump_clock: MockClock
+) -> None:
+    @Web
+    async def respond_later(connection: HttpConnection, request: h11.Request) -> None:
+        if begun:
+            connection.start_response(200, [(b"content-length", b"5")])
+        with trio.move_on_after(2):
+            await connection.disconnected_or(lambda: False)
+        if begun:
+            await connection.send_body(b"later", more=False)
+        else:
+            await connection.respond(200, [], b"later")
+
+    async with serving(respond_later, config=CONFIG) as client:
+        await client.send(GET + AHEAD)
+        await trio.sleep(1)
+        await client.send(GET)
+        response = await client.receive_until(b"later")
+        assert await client.receive_all() == b""
+        assert statuses(response) == [200]
+        assert (b"\r\nconnection: close\r\n" in response.lower()) is not begun
+        assert trio.current_time() == 2
+        # The client, which may be sending still, gets to read that.
+        await client.send(GET)
+
+
+async def test_requests_sent_ahead_within_the_bound_are_answered_behind_one_that_waits_for_the_disconnect(
+    autojump_clock: MockClock,
+) -> None:
+    @Web
+    async def wait_a_little(connection: HttpConnection, request: h11.Request) -> None:
+        with trio.move_on_after(1):
+            await connection.disconnected_or(lambda: False)
+        await connection.respond(200, [], b"")
+
+    request = GET.replace(b"\r\n\r\n", b"\r\nX-Padding: %s\r\n\r\n" % (b"x" * KIB))
+    async with serving(wait_a_little, config=CONFIG) as client:
+        await client.send(request * 60)
+        received = b""
+        while len(statuses(received)) < 60:
+            received += await client.stream.receive_some()
+
+
+async def test_of_what_is_dropped_to_wait_for_the_disconnect_nothing_is_kept() -> None:
+    async with serving(until_disconnected, config=CONFIG, lockstep=True) as client:
+        await client.send(GET)
+        await wait_all_tasks_blocked()
+        tracemalloc.start()
+        try:
+            for _ in range(20):
+                await client.send(AHEAD)
+            await wait_all_tasks_blocked()
+            assert tracemalloc.get_traced_memory()[0] < 32 * KIB
+        finally:
+            tracemalloc.stop()
+        await client.send_eof()
+        await client.receive_all()
+
+
+async def test_a_client_that_left_behind_a_long_body_is_told_to_the_application_that_reads_it() -> None:
+    told = None
+
+    @Web
+    async def read_late(connection: HttpConnection, request: h11.Request) -> None:
+        nonlocal told
+        await read_now.wait()
+        size = 0
+        try:
+            while piece := await connection.receive_body():
+                size += len(piece)
+        except ClientDisconnected:
+            told = size
+
+    read_now = trio.Event()
+    async with serving(read_late, config=CONFIG) as client:
+        await client.send(post(1_000_000))
+        await client.send(bytes(100 * KIB))
+        await wait_all_tasks_blocked()
+        await client.stream.aclose()
+        await wait_all_tasks_blocked()
+        read_now.set()
+    assert told == 100 * KIB

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 import trio
 
 from trio_ws_server.errors import ClientDisconnected
+from trio_ws_server.protocol.handshake import is_upgrade
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
 from trio_ws_server.scheduling import Changes, give_way, pace
 
@@ -55,6 +56,8 @@ class HttpConnection:
         self._draining = False
         self._eof = False
         self._reading_paused = False
+        self._overrun = False
+        """Whether what the client sends ahead is dropped, as some of it was already."""
         self._changes = Changes()
         transport.receiver = self
 
@@ -88,13 +91,30 @@ class HttpConnection:
         return await self._next_body(lambda: self._eof or exchange.response_complete)
 
     async def disconnected_or(self, condition: Callable[[], bool]) -> None:
-        """Wait until `client_ended` or the condition, looked at whenever this connection changes, is true."""
+        """
+        Wait until `client_ended` or the condition, looked at whenever this connection changes, is true.
+
+        The end is seen by reading up to it: if reading has paused at `UNREAD_LIMIT` bytes sent ahead of it, they
+        are dropped, and no request is taken after this one. Of a body, nothing is dropped: an end behind so much
+        of it is seen once `receive_body` has taken that.
+        """
+
+        def over() -> bool:
+            return self.client_ended or condition()
+
         await give_way()
-        await self._changes.until(lambda: self.client_ended or condition())
+        await self._changes.until(lambda: over() or self._blocked_by_leftover)
+        if not over():
+            self._drop_leftover()
+            await self._changes.until(over)
 
     @property
     def client_ended(self) -> bool:
-        """Whether nothing more can come from the client: it ended its side, is gone, or sent a broken body."""
+        """
+        Whether nothing more can come from the client: it ended its side, is gone, or sent a broken body.
+
+        So it is as well where frames that it sent ahead of the answer to its WebSocket handshake were dropped.
+        """
         return self._eof or self.body_error is not None
 
     @property
@@ -154,6 +174,8 @@ class HttpConnection:
         Send a whole response of plain text; with ``close``, the last on the connection.
 
         Waits as `send_body` does, but only after it. Cancelling it then leaves the whole response to be sent.
+        Raises ``ValueError`` for a status or header fields that cannot be sent; nothing has been sent then. Does
+        nothing if the client is gone.
         """
         fields = [
             *headers,
@@ -193,7 +215,7 @@ class HttpConnection:
         A client that is still sending is heard out for at most ``keep_alive_timeout`` seconds, so that it gets to
         read the response; one that is not, and keeps its side open, is not waited for.
         """
-        unheard = not self._exchange.body_complete or bool(self._exchange.leftover)
+        unheard = not self._exchange.body_complete or bool(self._exchange.leftover) or self._overrun
         sending = self._exchange.response_started and unheard
         await self.transport.shutdown(linger=self._config.keep_alive_timeout if sending else 0)
 
@@ -201,7 +223,7 @@ class HttpConnection:
         """Give what the client sent behind its request to the protocol that has the transport from now on."""
         if self._reading_paused:
             self.transport.resume_reading()
-        if leftover := self._exchange.leftover:
+        if leftover := self._exchange.take_leftover():
             receiver.data_received(leftover)
         if self._eof:
             receiver.eof_received()
@@ -209,6 +231,8 @@ class HttpConnection:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
+        if self._overrun:
+            return
         self._exchange.receive_data(data)
         if self._unread_full and not self._reading_paused:
             self._reading_paused = True
@@ -257,6 +281,26 @@ class HttpConnection:
     @property
     def _unread_full(self) -> bool:
         return self._exchange.unread > max(UNREAD_LIMIT, self._config.max_head_size)
+
+    @property
+    def _blocked_by_leftover(self) -> bool:
+        return self._reading_paused and self._exchange.body_complete
+
+    def _drop_leftover(self) -> None:
+        """
+        Go on reading, and drop what has come behind the request and what will come.
+
+        A client must be ready to send pipelined requests again (RFC 9112 section 9.3.2). Frames are another matter:
+        they must not be sent before the handshake is answered (RFC 6455 section 4.1), and none may be missing from
+        a WebSocket, so there will be none.
+        """
+        self._overrun = True
+        self._exchange.must_close = True
+        self._exchange.take_leftover()
+        self._resume_reading()
+        assert self._exchange.request is not None
+        if is_upgrade(self._exchange.request):
+            self.eof_received()
 
     def _resume_reading(self) -> None:
         if self._reading_paused and not self._unread_full:
@@ -314,13 +358,13 @@ class HttpConnection:
 
     async def _next_exchange(self) -> bool:
         """Read what is left of the request, and get ready for the next one, if there can be one."""
-        if not self._exchange.keep_alive or self._draining:
+        if not self._exchange.keep_alive or self._draining or self._overrun:
             return False
         with trio.move_on_after(self._config.keep_alive_timeout):
             await self._skip_body()
         if not self._exchange.reusable:
             return False
-        self._exchange = Exchange(self._config, leftover=self._exchange.leftover)
+        self._exchange = Exchange(self._config, leftover=self._exchange.take_leftover())
         self._body_pace = _BodyPace(self._config.body_timeout)
         self.status = None
         self.body_sent = 0

@@ -81,13 +81,19 @@ class Exchange:
 
     @property
     def unread(self) -> int:
-        """How many bytes wait to be taken by `next_request` or `next_body`."""
+        """How many bytes wait to be taken by `next_request`, `next_body` or `take_leftover`."""
         return len(self._unread)
 
     @property
     def leftover(self) -> bytes:
         """The bytes that arrived behind this request, once the whole of it has been read."""
-        return self._h11.trailing_data[0] + bytes(self._unread)
+        return bytes(self._unread)
+
+    def take_leftover(self) -> bytes:
+        """Return the `leftover`, which is empty from then on."""
+        leftover = self.leftover
+        self._unread.clear()
+        return leftover
 
     @property
     def begun(self) -> bool:
@@ -121,6 +127,8 @@ class Exchange:
         _check_request(request, self._config.allowed_hosts)
         if field_values(request, b"transfer-encoding"):
             self._chunks = bytearray()
+        # h11 sees the end of a request without a body only when it is asked for it.
+        self._h11_next()
         return request
 
     def next_body(self) -> bytes | None:
@@ -147,6 +155,7 @@ class Exchange:
             case h11.Data(data=data):
                 return bytes(data)
             case _:
+                self._unread[:0] = self._h11.trailing_data[0]
                 return b""
 
     @property
