@@ -15,6 +15,7 @@ from tests.e2e.helpers import receive_all, running
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
+    from pathlib import Path
 
     from tests.e2e.helpers import ServerProcess
 
@@ -242,6 +243,41 @@ def test_a_reset_before_a_drain_or_in_it_leaves_nothing_to_wait_for(state: State
         server.wait_for("SIGTERM: shutting down")
         reset(late)
         assert server.wait() == 0
+
+
+WAITING_FOR_THE_DISCONNECT = """
+import sys
+
+async def app(scope, receive, send):
+    if scope["type"] == "lifespan":
+        raise NotImplementedError
+    await receive()
+    print("waiting", file=sys.stderr, flush=True)
+    print("told of", (await receive())["type"], file=sys.stderr, flush=True)
+"""
+
+
+@pytest.mark.parametrize("leave", [reset, socket.socket.close], ids=["resets", "closes"])
+@pytest.mark.parametrize(
+    ("request_", "ahead", "told"),
+    [(GET % b"", GET % b"", "http.disconnect"), (UPGRADE, HELLO, "websocket.disconnect")],
+    ids=["requests", "frames"],
+)
+def test_an_application_that_waits_for_the_disconnect_learns_of_it_behind_what_was_sent_far_ahead(
+    request_: bytes, ahead: bytes, told: str, leave: Callable[[socket.socket], None], tmp_path: Path
+) -> None:
+    (tmp_path / "waiting.py").write_text(WAITING_FOR_THE_DISCONNECT)
+    with running("--log-level", "debug", *NO_TIMEOUTS, "waiting:app", cwd=tmp_path) as server:
+        client = connected(server)
+        name = name_of(client)
+        client.sendall(request_)
+        server.wait_for("waiting")
+        # A WebSocket's client may be answered before it has sent all of that.
+        with suppress(ConnectionError):
+            client.sendall(ahead * (1_000_000 // len(ahead)))
+        leave(client)
+        server.wait_for(f"told of {told}")
+        server.wait_for(f"{name} disconnected")
 
 
 # Ends of one side
