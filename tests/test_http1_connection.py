@@ -796,7 +796,8 @@ async def test_requests_dropped_to_wait_for_the_disconnect_are_not_answered_and_
         assert statuses(response) == [200]
         assert (b"\r\nconnection: close\r\n" in response.lower()) is not begun
         assert trio.current_time() == 2
-        # The client, which may be sending still, gets to read that.
+        # The client, which may be sending still, is heard out for keep_alive_timeout, so that it gets to read that.
+        await trio.sleep(4)
         await client.send(GET)
 
 
