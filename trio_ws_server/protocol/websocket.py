@@ -175,8 +175,9 @@ class WebSocketProtocol:
 
     def give_up(self) -> None:
         """Fail the connection because of the `violation`; without effect if there is none."""
-        if self.violation is not None:
-            self.fail(self.violation.code, self.violation.reason, Ending.PROTOCOL_ERROR)
+        violation, self.violation = self.violation, None
+        if violation is not None:
+            self.fail(violation.code, violation.reason, Ending.PROTOCOL_ERROR)
 
     def _close_received_or_failed(self, code: int, reason: str) -> None:
         if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
