@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.pieces import deterministic
 from trio_ws_server.rate_limit import RateLimit
 
 if TYPE_CHECKING:
@@ -37,7 +36,6 @@ gaps = st.sampled_from([0, 0, 1, 5, 8, 16]) | st.integers(0, 100)
 sixteenths = st.lists(gaps, max_size=40).map(lambda gaps: [total / 16 for total in accumulate(gaps)])
 
 
-@deterministic
 @given(rates, sixteenths)
 def test_an_event_is_allowed_exactly_when_it_breaks_the_limit_in_no_window(
     rate: int, times: list[float]
@@ -45,7 +43,6 @@ def test_an_event_is_allowed_exactly_when_it_breaks_the_limit_in_no_window(
     assert allowed(rate, times) == within_the_limit(rate, times)
 
 
-@deterministic
 @given(rates, st.floats(0, 1e6), st.lists(st.floats(0, 10), max_size=60))
 def test_at_any_times_no_window_has_more_events_than_the_limit(
     rate: int, start: float, pauses: list[float]
@@ -56,7 +53,6 @@ def test_at_any_times_no_window_has_more_events_than_the_limit(
             assert last - first + 1 <= rate * (times[last] - begin + 1) + 1e-6
 
 
-@deterministic
 @given(rates, st.floats(0, 1e6), st.lists(st.floats(1.000001, 100), max_size=60))
 def test_a_peer_that_leaves_its_time_between_events_is_never_refused(
     rate: int, start: float, pauses: list[float]
@@ -65,7 +61,6 @@ def test_a_peer_that_leaves_its_time_between_events_is_never_refused(
     assert allowed(rate, times) == times
 
 
-@deterministic
 @given(rates, st.floats(0, 1e6), st.integers(1, 5))
 def test_a_second_after_any_burst_there_is_room_for_another(rate: int, start: float, bursts: int) -> None:
     limit = RateLimit(rate)

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
 
 from tests.cancelling import Cancelling
-from tests.protocol.pieces import EFFORT, deterministic
+from tests.protocol.pieces import EFFORT
 from tests.websocket_peer import KIB, opened
 from trio_ws_server import scheduling
 from trio_ws_server.errors import ConnectionClosed
@@ -168,7 +168,7 @@ async def converse(lockstep: bool, options: Options, tasks: list[Task], client_c
             await stream.receive_some()
 
 
-@settings(deterministic, max_examples=60 * EFFORT)
+@settings(max_examples=60 * EFFORT)
 @given(st.booleans(), options, tasks, st.booleans(), st.sampled_from([1, sys.maxsize]))
 def test_what_is_sent_is_received_once_and_in_order_and_all_ends_well(
     lockstep: bool,

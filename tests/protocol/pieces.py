@@ -6,7 +6,6 @@ import os
 from itertools import pairwise
 from typing import TYPE_CHECKING
 
-from hypothesis import settings
 from hypothesis import strategies as st
 
 if TYPE_CHECKING:
@@ -14,8 +13,6 @@ if TYPE_CHECKING:
 
 EFFORT = int(os.environ.get("PROPERTY_TEST_EFFORT", "1"))
 """How many times as many examples as usual the property tests try, for those who look for mistakes at leisure."""
-
-deterministic = settings(derandomize=True, database=None, deadline=None, max_examples=100 * EFFORT)
 
 cuts = st.lists(st.integers(0, 400), max_size=8)
 """Places to cut a stream at; those behind its end cut nothing."""

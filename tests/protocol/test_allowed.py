@@ -8,7 +8,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.protocol.pieces import deterministic
 from trio_ws_server.protocol.allowed import host_allowed, origin_allowed
 
 
@@ -180,7 +179,6 @@ pieces = st.text("ab.-*", min_size=1, max_size=8)
 names = st.text("ab.-_:/", max_size=12)
 
 
-@deterministic
 @given(pieces, names)
 def test_an_asterisk_is_one_or_more_characters_of_a_name_and_nothing_else(pattern: str, name: str) -> None:
     expected = re.fullmatch(re.escape(pattern).replace(r"\*", "[ab.-]+"), name)

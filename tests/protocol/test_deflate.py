@@ -8,7 +8,7 @@ from itertools import cycle
 from typing import TYPE_CHECKING, Any, Protocol
 
 import pytest
-from hypothesis import example, given, settings
+from hypothesis import example, given
 from hypothesis import strategies as st
 from websockets.datastructures import Headers
 from websockets.extensions.permessage_deflate import (
@@ -39,8 +39,6 @@ from trio_ws_server.protocol.deflate import Deflate
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
-
-deterministic = settings(derandomize=True, database=None, deadline=None)
 
 
 def deflate(*, limit: int = MIB, **options: Any) -> Deflate:
@@ -645,7 +643,6 @@ names = st.sampled_from(["client_max_window_bits", "server_max_window_bits", "cl
 parameter_like = st.lists(st.one_of(separators, values, names)).map("".join)
 
 
-@deterministic
 @given(st.one_of(st.text(), parameter_like), st.booleans())
 def test_no_offer_raises(offer: str, is_prefixed: bool) -> None:
     extension = deflate()
@@ -653,7 +650,6 @@ def test_no_offer_raises(offer: str, is_prefixed: bool) -> None:
     assert extension.enabled() is (answer is not None)
 
 
-@deterministic
 @given(st.one_of(st.text(), parameter_like))
 def test_an_answer_is_taken_or_raises_a_protocol_error_and_nothing_else(answer: str) -> None:
     extension = deflate()
@@ -846,7 +842,6 @@ def websockets_server(data: st.DataObject) -> tuple[End, End]:
 @pytest.mark.parametrize(
     "make_ends", [our_ends, wsproto_client, wsproto_server, websockets_client, websockets_server]
 )
-@deterministic
 @given(
     data=st.data(),
     exchange=st.lists(st.tuples(st.booleans(), messages, sizes, st.booleans(), sizes), max_size=6),
@@ -867,7 +862,6 @@ def test_messages_come_out_as_they_went_in(
         assert set(pings) <= {(b"between",)}
 
 
-@deterministic
 @given(st.lists(messages, min_size=1, max_size=4), sizes)
 def test_a_stream_cut_anywhere_gives_the_same_messages(
     contents: list[str | bytes], piece_sizes: list[int]
@@ -898,7 +892,6 @@ frames = st.builds(
 )
 
 
-@deterministic
 @example([frame(FIN | RSV1 | BINARY, b"\x03\x00" * 50000, mask=b"mask")], [])
 @given(st.one_of(st.lists(frames), st.lists(st.binary())), sizes)
 def test_garbage_gives_events_and_never_an_exception(stream: list[bytes], piece_sizes: list[int]) -> None:

@@ -23,7 +23,7 @@ from websockets.uri import parse_uri
 from wsproto import ConnectionType, WSConnection
 from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
 
-from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from tests.protocol.pieces import bytewise, cut, cuts, whole
 from trio_ws_server.config import Config
 from trio_ws_server.errors import HandshakeError
 from trio_ws_server.protocol.deflate import Deflate
@@ -103,7 +103,6 @@ def test_the_sample_key_of_rfc_6455_is_answered_with_its_sample_accept() -> None
 
 
 @given(st.binary(min_size=16, max_size=16).map(base64.b64encode))
-@deterministic
 def test_any_key_is_answered_with_its_hash(key: bytes) -> None:
     expected = base64.b64encode(hashlib.sha1(key + b"258EAFA5-E914-47DA-95CA-C5AB0DC85B11").digest())
     assert (b"sec-websocket-accept", expected) in accept(request(Sec_WebSocket_Key=key))[1]
@@ -341,7 +340,6 @@ texts = st.lists(values | st.binary(max_size=12), max_size=4).flatmap(
 )
 
 
-@deterministic
 @given(st.lists(st.tuples(names, texts), max_size=5), st.sets(st.sampled_from([*FIELDS]), max_size=2))
 def test_any_header_fields_are_accepted_or_refused_and_nothing_else_comes_of_them(
     more: list[tuple[bytes, bytes]], without: set[bytes]
@@ -440,7 +438,6 @@ def test_a_subprotocol_that_is_no_token_cannot_be_offered(subprotocol: str) -> N
         client(subprotocols=["chat", subprotocol])
 
 
-@deterministic
 @given(cuts, st.binary(max_size=40))
 def test_the_response_is_read_the_same_wherever_it_is_cut_and_no_frame_behind_it_is_lost(
     places: Sequence[int], frames: bytes
@@ -610,7 +607,6 @@ responses = st.lists(
 ).map(b"".join)
 
 
-@deterministic
 @given(responses, cuts)
 def test_any_response_has_the_same_outcome_or_error_wherever_it_is_cut(
     stream: bytes, places: Sequence[int]
@@ -706,7 +702,6 @@ def test_the_wsproto_server_rejects_the_client() -> None:
 token = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=10)
 
 
-@deterministic
 @given(st.lists(token, unique=True, max_size=4), st.booleans(), st.booleans(), st.data())
 def test_both_sides_agree_on_subprotocol_and_compression(
     offered: list[str], ours: bool, theirs: bool, data: st.DataObject

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from tests.protocol.pieces import bytewise, cut, cuts, whole
 from tests.protocol.requests import LIMIT, Read, Reader, chunked, get, lines, post, read
 from trio_ws_server.config import Config
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
@@ -424,7 +424,6 @@ def streams(draw: st.DrawFn, *, max_size: int = 4) -> bytes:
     return stream
 
 
-@deterministic
 @given(streams() | st.binary(max_size=60), cuts)
 @example(b"\r\n\r\n" + get(), [2])
 @example(chunked(b"3\r\nabc\r\n0\r\n\r\n"), [68, 69, 70, 71, 72, 73, 74])
@@ -438,7 +437,6 @@ def test_any_bytes_are_requests_or_refused_and_the_same_wherever_they_are_cut(
     assert Reader().feed(bytewise(stream)).seen == seen
 
 
-@deterministic
 @given(streams(max_size=1), cuts, st.integers(1, 60), st.integers(1, 3))
 def test_the_limits_of_a_head_are_the_same_wherever_it_is_cut(
     stream: bytes, places: Sequence[int], size: int, fields: int
@@ -473,7 +471,6 @@ exchanges = st.tuples(
 )
 
 
-@deterministic
 @given(st.lists(exchanges, min_size=1, max_size=3), cuts)
 def test_any_request_that_h11_writes_is_read_back_the_same(
     requests: list[tuple[bytes, bytes, list[tuple[bytes, bytes]], list[bytes] | None, bool]],

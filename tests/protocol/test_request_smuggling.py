@@ -17,7 +17,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from tests.helpers import asgi, serving
-from tests.protocol.pieces import bytewise, cut, cuts, deterministic, whole
+from tests.protocol.pieces import bytewise, cut, cuts, whole
 from tests.protocol.requests import Read, Reader, chunked, get, lines, post
 
 if TYPE_CHECKING:
@@ -153,7 +153,7 @@ def streams(draw: st.DrawFn) -> bytes:
     return stream
 
 
-@settings(deterministic, max_examples=400)
+@settings(max_examples=400)
 @given(streams())
 @example(get() + b"\r\n" + get())
 @example(get(b"Upgrade: h2c", b"Connection: Upgrade") + get())
@@ -171,7 +171,6 @@ def test_every_request_of_a_connection_is_what_h11_alone_reads_there_or_refused(
         assert not h11_refuses
 
 
-@deterministic
 @given(streams(), cuts)
 def test_where_the_network_cuts_a_connection_changes_none_of_its_requests(
     stream: bytes, places: Sequence[int]

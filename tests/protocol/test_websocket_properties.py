@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from tests.protocol.ends import Link, Received, links, receive, take, uncompressed_links
 from tests.protocol.frames import CLOSE, PING, frame, frames_of
 from tests.protocol.others import read_by_websockets, read_by_wsproto, websockets_end
-from tests.protocol.pieces import EFFORT, bytewise, cut, cuts, deterministic, whole
+from tests.protocol.pieces import EFFORT, bytewise, cut, cuts, whole
 from tests.protocol.scripts import LIMITED, Script, any_scripts, controls, messages, right_scripts
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.config import Config
@@ -97,7 +97,6 @@ def are_same(link: Link, one: Outcome, other: Outcome) -> bool:
     return one == other
 
 
-@deterministic
 @given(any_scripts(), cuts, st.lists(st.none() | st.integers(0, 3), min_size=1, max_size=6), st.booleans())
 def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_events_are_taken(
     script: Script, places: Sequence[int], pace: Sequence[int | None], closing: bool
@@ -112,7 +111,6 @@ def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_eve
         assert are_same(script.link, found, expected), (found, expected)
 
 
-@deterministic
 @given(any_scripts())
 def test_any_bytes_are_answered_with_a_close_frame_where_they_end_the_connection_and_else_with_nothing(
     script: Script,
@@ -142,7 +140,6 @@ def payload_of(close: Close) -> bytes:
     return close.code.to_bytes(2) + close.reason.encode()
 
 
-@deterministic
 @given(any_scripts())
 def test_once_we_have_sent_a_close_frame_only_pongs_are_received_and_nothing_more_is_sent(
     script: Script,
@@ -160,7 +157,6 @@ def test_once_we_have_sent_a_close_frame_only_pongs_are_received_and_nothing_mor
 # As others read
 
 
-@deterministic
 @given(right_scripts(), cuts)
 def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_are_cut(
     script: Script, places: Sequence[int]
@@ -170,7 +166,7 @@ def test_messages_are_put_together_whatever_their_fragments_and_wherever_they_ar
     assert (end.state, end.data_to_send()) == (State.OPEN, b"")
 
 
-@settings(deterministic, max_examples=300 * EFFORT)
+@settings(max_examples=300 * EFFORT)
 @given(right_scripts(), cuts)
 def test_all_is_received_up_to_the_first_message_that_breaks_a_limit(
     script: Script, places: Sequence[int]
@@ -201,7 +197,6 @@ def read_by_us(link: Link, *pieces: bytes) -> tuple[list[Received | Close], Endi
 # compression for it, as they do for websockets.
 
 
-@deterministic
 @given(right_scripts(with_controls=False, with_final_blocks=False), cuts)
 def test_what_is_compressed_means_to_us_what_it_means_to_wsproto(
     script: Script, places: Sequence[int]
@@ -210,7 +205,6 @@ def test_what_is_compressed_means_to_us_what_it_means_to_wsproto(
     assert events == read_by_wsproto(script.link, script.stream)
 
 
-@deterministic
 @given(right_scripts(with_final_blocks=False), cuts)
 def test_what_is_compressed_means_to_us_what_it_means_to_the_websockets_library(
     script: Script, places: Sequence[int]
@@ -219,7 +213,6 @@ def test_what_is_compressed_means_to_us_what_it_means_to_the_websockets_library(
     assert events == read_by_websockets(script.link, script.stream)
 
 
-@deterministic
 @given(any_scripts(uncompressed_links), cuts)
 def test_any_bytes_mean_to_us_what_they_mean_to_wsproto(script: Script, places: Sequence[int]) -> None:
     events, _ = read_by_us(script.link, *cut(script.stream, places))
@@ -228,7 +221,6 @@ def test_any_bytes_mean_to_us_what_they_mean_to_wsproto(script: Script, places: 
     assert events == read_by_wsproto(script.link, script.stream)
 
 
-@deterministic
 @given(any_scripts(uncompressed_links), cuts)
 def test_bytes_in_which_nothing_is_wrong_mean_to_us_what_they_mean_to_the_websockets_library(
     script: Script, places: Sequence[int]
@@ -242,7 +234,6 @@ def test_bytes_in_which_nothing_is_wrong_mean_to_us_what_they_mean_to_the_websoc
 # As others write
 
 
-@deterministic
 @given(links, st.lists(messages | controls, max_size=6))
 def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
     end = link.end(UNLIMITED)
@@ -259,7 +250,6 @@ def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
     assert read_by_websockets(peer, stream) == read_by_wsproto(peer, stream) == sent
 
 
-@deterministic
 @given(links, st.lists(messages | controls, max_size=6), cuts)
 def test_we_receive_what_the_websockets_library_sends(
     link: Link, sent: list[Received], places: Sequence[int]

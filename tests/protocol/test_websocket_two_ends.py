@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.protocol.ends import Link, Received, links, take
 from tests.protocol.others import read_by_websockets
-from tests.protocol.pieces import EFFORT, deterministic
+from tests.protocol.pieces import EFFORT
 from tests.protocol.scripts import controls, messages
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import MIB, Config
@@ -220,7 +220,7 @@ sequences = st.tuples(
 ).map(lambda parts: parts[0] + parts[1])
 
 
-@settings(deterministic, max_examples=150 * EFFORT)
+@settings(max_examples=150 * EFFORT)
 @given(links, sequences)
 def test_two_ends_agree_whatever_they_do_and_however_it_is_delayed_and_cut(
     link: Link, steps: list[tuple[bool, partial[None]]]
