@@ -163,8 +163,8 @@ class Config:
         "WebSocket",
         "limit-message-rate",
         checks.count_or_none,
-        "Most messages and control frames a second from one connection, over which it is closed with 1008; "
-        "0: no limit.",
+        "Most messages (of any number of fragments) and control frames a second from one connection, over which "
+        "it is closed with 1008; 0: no limit.",
         kind=int,
     )
     allowed_origins: tuple[str, ...] = _setting(

@@ -34,7 +34,6 @@ _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 _ACCEPT_PAUSE = 0.1
 """Seconds to wait for room before accepting again, as `trio.serve_listeners` does."""
 
-
 _RESTART = Close(CloseCode.SERVICE_RESTART)
 
 LIFESPAN_GRACE = 2.0
