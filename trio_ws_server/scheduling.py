@@ -2,8 +2,8 @@
 What the connection's tasks need of Trio's scheduler: waiting for a change, giving way, and serving tasks.
 
 The one module that parks tasks by `trio.lowlevel`. A `trio.Event` is made anew for each time that it is waited for;
-a `ParkingLot` stays, and waking it costs one `reschedule`. That is right as long as every wait stands in a loop that
-looks at what it waits for again, since a wake-up says only that something has changed.
+a `ParkingLot` stays, and waking it costs one `reschedule`. That is right as long as every wait stands in a loop
+that looks at what it waits for again, since a wake-up says only that something has changed.
 """
 
 from __future__ import annotations
