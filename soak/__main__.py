@@ -139,9 +139,9 @@ async def soak(servers: Sequence[Server], seconds: float, clients: int, seed: st
     it = Soak(servers, clients, seed)
     idle = [await server.figures() for server in servers]
     await it.run(WARM_UP)
-    warm = await _figures_when_settled(servers, idle)
+    warm = await _settled(servers, idle)
     await it.run(seconds)
-    end = await _figures_when_settled(servers, idle)
+    end = await _settled(servers, idle)
 
     for name, count in sorted(it.sessions.items()):
         print(f"{count:8} {name}")
@@ -159,10 +159,8 @@ async def soak(servers: Sequence[Server], seconds: float, clients: int, seed: st
     return it.failures
 
 
-async def _figures_when_settled(servers: Sequence[Server], idle: Sequence[Figures]) -> list[Figures]:
-    for server, before in zip(servers, idle, strict=True):
-        await server.settle(before.descriptors)
-    return [await server.figures() for server in servers]
+async def _settled(servers: Sequence[Server], idle: Sequence[Figures]) -> list[Figures]:
+    return [await server.settled(before) for server, before in zip(servers, idle, strict=True)]
 
 
 def _broken_bounds(server: Server, clients: int, idle: Figures, warm: Figures, end: Figures) -> list[str]:

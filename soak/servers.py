@@ -121,12 +121,16 @@ class Server:
                 targets.append(os.readlink(f"{directory}/{number}"))
         return targets
 
-    async def settle(self, descriptors: int) -> None:
-        """Wait until no more than so many descriptors are open, but for `PATIENCE` at most."""
-        for _ in range(int(PATIENCE / 0.1)):
-            if len(self.descriptors()) <= descriptors:
-                return
-            await trio.sleep(0.1)
+    async def settled(self, idle: Figures) -> Figures:
+        """
+        Return what the process holds once it has no more descriptors and tasks than when idle.
+
+        Waits for that for `PATIENCE` at most: a handler that does something else meanwhile outlives its client.
+        """
+        with trio.move_on_after(PATIENCE):
+            while len(self.descriptors()) > idle.descriptors or (await self.figures()).tasks > idle.tasks:
+                await trio.sleep(0.1)
+        return await self.figures()
 
     async def figures(self) -> Figures:
         """Return what the process holds, but for the connection that this makes to ask it."""
