@@ -127,9 +127,12 @@ class Server:
 
         Waits for that for `PATIENCE` at most: a handler that does something else meanwhile outlives its client.
         """
-        with trio.move_on_after(PATIENCE):
-            while len(self.descriptors()) > idle.descriptors or (await self.figures()).tasks > idle.tasks:
-                await trio.sleep(0.1)
+        for _ in range(int(PATIENCE / 0.1)):
+            if len(self.descriptors()) <= idle.descriptors:
+                figures = await self.figures()
+                if figures.tasks <= idle.tasks:
+                    return figures
+            await trio.sleep(0.1)
         return await self.figures()
 
     async def figures(self) -> Figures:
