@@ -180,8 +180,7 @@ def test_a_thousand_hostile_connections_take_no_more_memory_than_configured_and_
             assert receive_to_the_end(peer).startswith(b"HTTP/1.1 408 ")
         for peer in stalled:
             receive_to_the_end(peer)
-    trio.run(server.settle, before.descriptors)
-    after = trio.run(server.figures)
+    after = trio.run(server.settled, before)
 
     peak = server.peak_rss()
     latencies = sorted(echo_client.latencies)
