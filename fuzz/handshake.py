@@ -72,8 +72,9 @@ READ_OTHERWISE = re.compile(
     rb"\\|[:,][ \t]*,|,[ \t]*\r"
     # Names of parameters in upper case: taken only here.
     rb"|(?=(?i:server|client)_)[a-z_]*[A-Z]"
-    # Lengths, which a response to an upgrade has none of: h11 refuses those that are ambiguous.
-    rb"|(?i:\ncontent-length:(?:.*\n)+content-length:|\ntransfer-encoding:)"
+    # Lengths, which a response to an upgrade has none of: h11 refuses those that are ambiguous or no numbers.
+    rb"|(?i:\ncontent-length:(?:.*\n)+content-length:|\ncontent-length:(?![ \t]*[0-9]{1,20}[ \t]*\r)"
+    rb"|\ntransfer-encoding:)"
     # Line breaks of interim responses, which websockets is not shown: refused if they are not CR LF.
     rb"|(?<!\r)\n"
     # More than one Origin: looked at here only where origins are restricted, and refused then.
