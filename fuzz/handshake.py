@@ -76,7 +76,7 @@ READ_OTHERWISE = re.compile(
     rb"|(?i:\ncontent-length:(?:.*\n)+content-length:|\ncontent-length:(?![ \t]*[0-9]{1,20}[ \t]*\r)"
     rb"|\ntransfer-encoding:)"
     # Line breaks of interim responses, which websockets is not shown: refused if they are not CR LF.
-    rb"|(?<!\r)\n"
+    rb"|(?<!\r)\n|\r(?!\n)"
     # More than one Origin: looked at here only where origins are restricted, and refused then.
     rb"|(?i:\norigin:(?:.*\n)+origin:)"
 )
