@@ -16,7 +16,7 @@ import trio
 from soak.servers import MAX_MESSAGE_SIZE, PATIENCE, TIMEOUTS, Line
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Sequence
     from random import Random
 
     from soak.servers import Server
@@ -87,7 +87,10 @@ async def _expect_close(line: Line, code: int) -> None:
 # Resets and ends, in all states.
 
 
-def _some_bytes(server: Server, random: Random) -> bytes:
+_PATHS = "/cancel", "/close", "/echo", "/fail", "/fail-in-a-task", "/ignore", "/leave", "/spawn"
+
+
+def _some_bytes(random: Random, *, paths: Sequence[str] = _PATHS) -> bytes:
     """Return what a client could have sent when it goes: a part of a conversation, or all of it."""
     frames = [
         frame(TEXT, b"hello"),
@@ -99,16 +102,20 @@ def _some_bytes(server: Server, random: Random) -> bytes:
         frame(PING, b"anyone?"),
         frame(CLOSE, b"\x03\xe8"),
     ]
-    conversation = upgrade(random.choice(_PATHS)) + b"".join(random.choices(frames, k=random.randint(0, 10)))
+    conversation = upgrade(random.choice(paths)) + b"".join(random.choices(frames, k=random.randint(0, 10)))
     return conversation[: random.randint(0, len(conversation))] if random.random() < 0.5 else conversation
 
 
-_PATHS = "/cancel", "/close", "/echo", "/fail", "/fail-in-a-task", "/flood", "/ignore", "/leave", "/spawn"
+_PATHS_TO_LEAVE = *_PATHS, "/flood"
+"""
+Not for clients that stay and read: a handler that only sends cannot see, behind an inbox that it leaves full, that
+their side has ended.
+"""
 
 
 async def resetting(server: Server, random: Random) -> None:
     async with server.dial() as line:
-        await line.stream.send_all(_some_bytes(server, random))
+        await line.stream.send_all(_some_bytes(random, paths=_PATHS_TO_LEAVE))
         await trio.sleep(random.expovariate(20))
         await line.reset()
 
@@ -122,7 +129,7 @@ async def resetting_before_tls(server: Server, random: Random) -> None:
 async def closing_abruptly(server: Server, random: Random) -> None:
     """Close the socket: later bytes of the server are answered with RST."""
     async with server.dial() as line:
-        await line.stream.send_all(_some_bytes(server, random))
+        await line.stream.send_all(_some_bytes(random, paths=_PATHS_TO_LEAVE))
         await trio.sleep(random.expovariate(20))
         await line.tcp.aclose()
 
@@ -130,7 +137,7 @@ async def closing_abruptly(server: Server, random: Random) -> None:
 async def half_closing(server: Server, random: Random) -> None:
     """End this side of TCP, without TLS's closure alert or WebSocket's close frame, and read to the end."""
     async with server.dial() as line:
-        await line.stream.send_all(_some_bytes(server, random))
+        await line.stream.send_all(_some_bytes(random))
         await line.tcp.send_eof()
         await line.ended()
 
@@ -140,7 +147,7 @@ async def half_closing(server: Server, random: Random) -> None:
 
 async def vanishing(server: Server, random: Random) -> None:
     async with server.dial() as line:
-        await line.stream.send_all(_some_bytes(server, random))
+        await line.stream.send_all(_some_bytes(random))
         await trio.sleep(random.uniform(0, PATIENCE / 2))
         await line.ended()
 
