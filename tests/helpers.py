@@ -24,6 +24,7 @@ from trio_ws_server.config import Config
 from trio_ws_server.connection import Connection
 from trio_ws_server.native import NativeApplication
 from trio_ws_server.peer import Peer
+from trio_ws_server.transport import open_engine, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
@@ -69,13 +70,28 @@ async def serving(
     """
     pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
     ours, theirs = pair()
-    connection = Connection(theirs, peer, application, config or Config(access_log=False))
-    async with trio.open_nursery() as nursery:
+    config = config or Config(access_log=False)
+    async with open_engine() as engine, trio.open_nursery() as nursery:
+        connection = Connection(open_transport(theirs, config, engine), peer, application, config)
         nursery.start_soon(connection.run)
         yield Client(ours, connection)
         await ours.aclose()
     with pytest.raises(trio.ClosedResourceError):
         await theirs.receive_some()
+
+
+async def run_connection(
+    stream: trio.abc.Stream,
+    application: Application,
+    config: Config,
+    *,
+    task_status: trio.TaskStatus[Connection] = trio.TASK_STATUS_IGNORED,
+) -> None:
+    """Serve one connection to its end."""
+    async with open_engine() as engine:
+        connection = Connection(open_transport(stream, config, engine), PEER, application, config)
+        task_status.started(connection)
+        await connection.run()
 
 
 def logged_errors(caplog: pytest.LogCaptureFixture) -> list[str]:

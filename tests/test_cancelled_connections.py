@@ -24,10 +24,9 @@ from wsproto.events import (
 
 from tests.automatic_peer import CLIENT_CONTEXT, SERVER_CONTEXT
 from tests.cancelling import Cancelling, at_every_step
-from tests.helpers import PEER, Client, asgi, logged_errors, read_response, serving
+from tests.helpers import Client, asgi, logged_errors, read_response, run_connection, serving
 from trio_ws_server.client import connect
 from trio_ws_server.config import Config
-from trio_ws_server.connection import Connection
 
 KIB = 1024
 CONFIG = Config(access_log=False)
@@ -320,7 +319,7 @@ async def test_cancelling_a_connection_at_any_step_closes_its_stream_without_a_w
         ours, theirs = memory_stream_pair()
         async with trio.open_nursery() as nursery:
             nursery.start_soon(use_it, Client(ours))
-            await cancelling(Connection(theirs, PEER, asgi(echo), CONFIG).run)
+            await cancelling(lambda: run_connection(theirs, asgi(echo), CONFIG))
         with pytest.raises(trio.ClosedResourceError):
             await theirs.receive_some()
 
@@ -340,7 +339,7 @@ async def test_connecting_and_what_follows_leaves_nothing_open_wherever_it_is_ca
     async def serve(stream: trio.SocketStream) -> None:
         server = trio.SSLStream(stream, SERVER_CONTEXT, server_side=True) if tls else stream
         with suppress(trio.BrokenResourceError):
-            await Connection(server, PEER, asgi(echo), CONFIG).run()
+            await run_connection(server, asgi(echo), CONFIG)
         await stream.aclose()
 
     async def use(uri: str) -> None:

@@ -18,10 +18,9 @@ from wsproto.events import AcceptConnection, CloseConnection, Ping, Pong, Reject
 from wsproto.events import Request as HandshakeRequest
 from wsproto.extensions import PerMessageDeflate
 
-from tests.helpers import PEER, Client, logged_errors, native, serving
+from tests.helpers import Client, logged_errors, native, run_connection, serving
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
-from trio_ws_server.connection import Connection
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed, ConnectionClosedError
 from trio_ws_server.protocol.websocket import State
 
@@ -251,7 +250,7 @@ async def test_cancelling_the_connection_cancels_the_application_and_closes_the_
 
     ours, theirs = memory_stream_pair()
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(Connection(theirs, PEER, native(wait), Config(access_log=False)).run)
+        nursery.start_soon(run_connection, theirs, native(wait), Config(access_log=False))
         await Client(ours).open()
         await wait_all_tasks_blocked()
         nursery.cancel_scope.cancel()
@@ -557,10 +556,9 @@ async def drain(client: Client) -> None:
 
 async def test_a_drain_before_the_connection_runs_ends_it_at_once() -> None:
     ours, theirs = memory_stream_pair()
-    connection = Connection(theirs, PEER, App(), Config(access_log=False))
-    connection.begin_drain(RESTART)
     async with trio.open_nursery() as nursery:
-        nursery.start_soon(connection.run)
+        connection = await nursery.start(run_connection, theirs, App(), Config(access_log=False))
+        connection.begin_drain(RESTART)
         assert await ours.receive_some() == b""
         await ours.aclose()
 

@@ -31,10 +31,12 @@ ORDER = """
     upgrade app_errors
     logs
     websocket http1
-    rate_limit
+    keepalive rate_limit
     transport
-    transport.stream transport.tls
-    transport.base scheduling
+    transport.socket transport.stream transport.tls
+    transport.base
+    transport.engine
+    transport.poller transport.timers scheduling
     peer
     listeners tls
     protocol.handshake protocol.websocket

@@ -15,10 +15,9 @@ import trio
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import BytesMessage, CloseConnection, Ping, TextMessage
 
-from tests.helpers import PEER, Client, asgi, logged_errors, native
+from tests.helpers import Client, asgi, logged_errors, native, run_connection
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
-from trio_ws_server.connection import Connection
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed
 
 if TYPE_CHECKING:
@@ -89,10 +88,9 @@ async def served(
     settings: dict[str, Any] = {"access_log": False, "ping_interval": None, **options}
     ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
     stream = Breakable(theirs)
-    connection = Connection(stream, PEER, application, Config(**settings))
     with trio.fail_after(10_000):
         async with trio.open_nursery() as nursery:
-            nursery.start_soon(connection.run)
+            connection = await nursery.start(run_connection, stream, application, Config(**settings))
             yield Client(ours, connection), stream
     with pytest.raises(trio.ClosedResourceError):
         await theirs.receive_some()

@@ -16,8 +16,7 @@ from trio_ws_server.config import Config, Options
 from trio_ws_server.headers import Headers, Request
 from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.websocket import State, WebSocketProtocol
-from trio_ws_server.scheduling import serving_nursery
-from trio_ws_server.transport import open_stream_transport
+from trio_ws_server.transport import open_engine, open_transport
 from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -82,11 +81,10 @@ async def opened(
     options.setdefault("ping_interval", None)
     config = Config(**options)
     ours, theirs = streams or (lockstep_stream_pair() if lockstep else memory_stream_pair())
-    async with open_stream_transport(ours, config) as transport, serving_nursery() as nursery:
+    async with open_engine() as engine, open_transport(ours, config, engine) as transport:
         protocol = WebSocketProtocol(config, client=client, deflate=_agreed_deflate(config, client=client))
         request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
-        websocket = WebSocket(transport, protocol, config, nursery, request=request, subprotocol="chat")
-        nursery.start_soon(websocket.run)
+        websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
         yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
     assert websocket.state is State.CLOSED
     await theirs.aclose()

@@ -15,8 +15,7 @@ from trio_ws_server.headers import Headers, Request
 from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import Accepted, ClientHandshake, Rejected
 from trio_ws_server.protocol.websocket import WebSocketProtocol
-from trio_ws_server.scheduling import serving_nursery
-from trio_ws_server.transport import TLSStream, open_stream_transport
+from trio_ws_server.transport import TLSStream, open_engine, open_transport
 from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
@@ -69,21 +68,16 @@ async def connect(
             accepted = await _shake_hands(stream, handshake)
     except trio.TooSlowError:
         raise TimeoutError(f"no connection to {uri} within {config.handshake_timeout:g} seconds") from None
-    async with (
-        open_stream_transport(stream, config) as transport,
-        serving_nursery() as nursery,
-    ):
+    async with open_engine() as engine, open_transport(stream, config, engine) as transport:
         websocket = WebSocket(
             transport,
             WebSocketProtocol(config, client=True, deflate=deflate),
             config,
-            nursery,
             request=Request(location.target, Headers(fields)),
             subprotocol=accepted.subprotocol,
         )
         if accepted.leftover:
             websocket.data_received(accepted.leftover)
-        nursery.start_soon(websocket.run)
         try:
             yield websocket
         finally:

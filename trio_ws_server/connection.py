@@ -14,25 +14,24 @@ from trio_ws_server.http1 import HttpConnection
 from trio_ws_server.logs import access_logger, log_request, log_websocket_ended, logger
 from trio_ws_server.protocol.handshake import ServerHandshake, is_upgrade
 from trio_ws_server.protocol.http1 import BadRequest
-from trio_ws_server.transport import open_stream_transport
 from trio_ws_server.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     import h11
-    from trio.abc import Stream
 
     from trio_ws_server.application import Application
     from trio_ws_server.config import Config
     from trio_ws_server.peer import Peer
+    from trio_ws_server.transport import Transport
 
 
 class Connection:
     """Serves HTTP requests, one after the other, or a WebSocket, on one stream."""
 
-    def __init__(self, stream: Stream, peer: Peer, application: Application, config: Config) -> None:
-        self._stream = stream
+    def __init__(self, transport: Transport, peer: Peer, application: Application, config: Config) -> None:
+        self._transport = transport
         self._peer = peer
         self._application = application
         self._config = config
@@ -42,11 +41,11 @@ class Connection:
 
     async def run(self) -> None:
         """
-        Serve the connection to its end; close the stream.
+        Serve the connection to its end; close the transport.
 
         Cancelling it drops the connection. What the application raises is logged and doesn't come out.
         """
-        async with open_stream_transport(self._stream, self._config) as transport:
+        async with self._transport as transport:
             self._http = http = HttpConnection(transport, self._config)
             if self._closing is not None:
                 http.begin_drain()
@@ -89,18 +88,18 @@ class Connection:
     ) -> None:
         started = trio.current_time()
         try:
-            async with trio.open_nursery() as nursery:
-                self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config, nursery)
-                if self._closing is not None:
-                    upgrade.start_closing(self._closing)
-                failed = await self._call(
-                    partial(self._application.websocket, upgrade), request, lambda: upgrade.client_gone
-                )
-                if upgrade.websocket is None:
-                    await self._complete_response(http, request, failed)
-                else:
-                    code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
-                    upgrade.websocket.start_closing(Close(code))
+            self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
+            if self._closing is not None:
+                upgrade.start_closing(self._closing)
+            failed = await self._call(
+                partial(self._application.websocket, upgrade), request, lambda: upgrade.client_gone
+            )
+            if upgrade.websocket is None:
+                await self._complete_response(http, request, failed)
+            else:
+                code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
+                upgrade.websocket.start_closing(Close(code))
+                await upgrade.websocket.until_closed()
         finally:
             if upgrade.websocket is None:
                 self._log_request(http, request, started)

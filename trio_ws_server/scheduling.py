@@ -2,8 +2,9 @@
 What the connection's tasks need of Trio's scheduler: waiting for a change, giving way, and serving tasks.
 
 The one module that parks tasks by `trio.lowlevel`. A `trio.Event` is made anew for each time that it is waited for;
-a `ParkingLot` stays, and waking it costs one `reschedule`. That is right as long as every wait stands in a loop
-that looks at what it waits for again, since a wake-up says only that something has changed.
+`Changes` stays, and waking a task costs one `reschedule`. That is right as long as every wait stands in a loop that
+looks at what it waits for again, since a wake-up says only that something has changed; and as long as a task is
+taken from those who wait before it is rescheduled, which must not be done twice, or when its wait is cancelled.
 """
 
 from __future__ import annotations
@@ -24,19 +25,33 @@ CALLS_BETWEEN_YIELDS = 32
 class Changes:
     """Where tasks wait for something to change."""
 
-    __slots__ = ("_lot",)
+    __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._lot = trio.lowlevel.ParkingLot()
+        self._waiting: dict[trio.lowlevel.Task, None] = {}
 
     def announce(self) -> None:
         """Wake every waiting task."""
-        self._lot.unpark_all()
+        if self._waiting:
+            waiting, self._waiting = self._waiting, {}
+            for task in waiting:
+                trio.lowlevel.reschedule(task)
+
+    async def next(self) -> None:
+        """Wait for the next change; a checkpoint in every case."""
+        task = trio.lowlevel.current_task()
+
+        def give_up(_: object) -> trio.lowlevel.Abort:
+            del self._waiting[task]
+            return trio.lowlevel.Abort.SUCCEEDED
+
+        self._waiting[task] = None
+        await trio.lowlevel.wait_task_rescheduled(give_up)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true; return at once, without a checkpoint, if it is already."""
         while not condition():
-            await self._lot.park()
+            await self.next()
 
 
 _calls = itertools.count(1)

@@ -18,7 +18,7 @@ from trio_ws_server.listeners import peer_address
 from trio_ws_server.logs import access_logger, logger
 from trio_ws_server.peer import Peer
 from trio_ws_server.scheduling import serving_nursery
-from trio_ws_server.transport import TLSStream
+from trio_ws_server.transport import TLSStream, open_engine, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from trio_ws_server.config import Config
     from trio_ws_server.listeners import Address, BoundListener
     from trio_ws_server.tls import ServerTLS
+    from trio_ws_server.transport import Engine
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What accept(2) reports when the process or the system has no room for one more connection."""
@@ -56,6 +57,7 @@ class Server:
         self._admission = Admission(config)
         self._tls = tls
         self._connections: set[Connection] = set()
+        self._engine: Engine
         self._shutdown_requested = trio.Event()
         self._close = _RESTART
         self._connections_scope = trio.CancelScope()
@@ -113,6 +115,7 @@ class Server:
         """
         with self._connections_scope:
             async with (
+                open_engine() as self._engine,
                 serving_nursery() as draining,
                 trio.open_nursery() as connections,
                 trio.open_nursery() as accepting,
@@ -172,12 +175,16 @@ class Server:
     ) -> None:
         """Serve one connection, with TLS if that is spoken here."""
         if self._tls is None:
-            await self._run(Connection(stream, peer, application, config))
+            await self._run(
+                Connection(open_transport(stream, config, self._engine), peer, application, config)
+            )
             return
         tls_stream = TLSStream(stream, self._tls.context)
         if await self._shake_hands(tls_stream, peer):
             peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
-            await self._run(Connection(tls_stream, peer, application, config))
+            await self._run(
+                Connection(open_transport(tls_stream, config, self._engine), peer, application, config)
+            )
 
     async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     import h11
-    import trio
 
     from trio_ws_server.close_codes import Close
     from trio_ws_server.config import Config
@@ -34,7 +33,6 @@ class Upgrade:
         handshake: ServerHandshake,
         peer: Peer,
         config: Config,
-        nursery: trio.Nursery,
     ) -> None:
         self.http = http
         self.request = request
@@ -43,7 +41,6 @@ class Upgrade:
         """The connection, once it is accepted."""
         self._handshake = handshake
         self._config = config
-        self._nursery = nursery
         self._closing: Close | None = None
 
     @property
@@ -68,7 +65,6 @@ class Upgrade:
             self.http.transport,
             WebSocketProtocol(self._config, client=False, deflate=deflate),
             self._config,
-            self._nursery,
             request=Request(self.request.target.decode("ascii"), Headers(self.request.headers)),
             subprotocol=subprotocol,
         )
@@ -77,7 +73,6 @@ class Upgrade:
         self.websocket = websocket
         if self._config.access_log:
             log_websocket_accepted(self.peer, websocket)
-        self._nursery.start_soon(websocket.run)
         if self._closing is not None:
             websocket.start_closing(self._closing)
         return websocket

@@ -1,17 +1,16 @@
 """
-The Trio side of a WebSocket connection: messages in and out, flow control, keepalive, the closing handshake.
+The Trio side of a WebSocket connection: messages in and out, flow control, the closing handshake.
 
 What arrives is taken from the transport at once and put into the inbox, where tasks that receive find it; a full
 inbox pauses the transport. What is sent goes to the transport's buffer; a full buffer makes tasks that send wait.
-One task for each connection, `WebSocket.run`, does what happens in time: keepalive while the connection is open,
-the limits of the closing handshake, and the end of the TCP connection. Open, closing, closed is decided in
-`protocol.websocket`; here is only what follows from it.
+While messages are still unread, more is about to be sent: frames wait for each other then, to leave together. No
+task is needed but those of the application, until the connection is to be closed. Open, closing, closed is decided
+in `protocol.websocket`; here is only what follows from it.
 """
 
 from __future__ import annotations
 
 import math
-import os
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ import trio
 
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
+from trio_ws_server.keepalive import Keepalive, Pings, SentPing
 from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
 from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
@@ -52,12 +52,6 @@ class Traffic:
     bytes_sent: int = 0
 
 
-@dataclass(slots=True)
-class _SentPing:
-    sent_at: float
-    answered_at: float | None = None
-
-
 class WebSocket:
     """
     A WebSocket connection, as native handlers and `connect` have it.
@@ -71,12 +65,11 @@ class WebSocket:
         transport: Transport,
         protocol: WebSocketProtocol,
         config: Config,
-        nursery: trio.Nursery,
         *,
         request: Request,
         subprotocol: str | None,
     ) -> None:
-        """Become the transport's receiver. ``nursery`` is to run what the connection has to do, `run` included."""
+        """Become the transport's receiver."""
         self.request = request
         self.subprotocol = subprotocol
         """The subprotocol agreed on, None if there is none."""
@@ -84,24 +77,27 @@ class WebSocket:
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self._nursery = nursery
         self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
         self._inbox: deque[tuple[str | bytes, int]] = deque()
         self._inbox_bytes = 0
+        self._arrivals = Changes()
+        """Of messages, or of the end of them."""
         self._changes = Changes()
+        """Of all else."""
         self._peer_eof = False
-        self._open_scope = trio.CancelScope()
-        self._ended = trio.Event()
+        self._closing = False
+        self._ended = False
+        self._failing = False
         self._reading_paused = False
         self._paused_at = 0.0
         self._behind = False
         self._catching_up = False
         self._compressing = False
-        # The last sign of life, or the last moment that could have shown one: see _ping_answered.
-        self._heard_at = trio.current_time()
-        self._pings: dict[bytes, _SentPing] = {}
+        self._pings = Pings()
         self._pong_owed: bytes | None = None
+        self.heard_at = trio.current_time()
         transport.receiver = self
+        self._keepalive = Keepalive(self, transport, config)
 
     @property
     def path(self) -> str:
@@ -149,16 +145,21 @@ class WebSocket:
             message = bytes(message)
         elif not isinstance(message, str | bytes):
             raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
+        transport = self._transport
         # Before as well as after: one message each of many who gave up on waiting would be too much.
-        while self._protocol.state is State.OPEN and (self._compressing or self._transport.congested):
+        while (self._compressing or transport.congested) and self._protocol.state is State.OPEN:
             await self._changes.until(lambda: not self._compressing)
             await self._room_to_send()
         if self._protocol.takes_long(message):
             await self._compress_ahead(message)
-        self._transport.write(self._protocol.send_message(message))
+        frame = self._protocol.send_message(message)
+        if self._inbox:
+            transport.write_soon(frame)
+        else:
+            transport.write(frame)
         self.traffic.messages_sent += 1
         self.traffic.bytes_sent += _size(message)
-        if self._transport.congested:
+        if transport.congested:
             await self._room_to_send()
 
     async def ping(self, payload: str | bytes | None = None) -> float:
@@ -172,7 +173,7 @@ class WebSocket:
         """
         await pace()
         if payload is None:
-            payload = self._fresh_payload()
+            payload = self._pings.fresh_payload()
         elif isinstance(payload, str):
             payload = payload.encode()
         if len(payload) > MAX_PING_PAYLOAD:
@@ -181,15 +182,14 @@ class WebSocket:
             await self._room_to_send()
         if payload in self._pings:
             raise ValueError(f"a ping with the payload {payload!r} is still waiting for its pong")
-        ping = self._send_ping(payload)
+        self._transport.write(self._protocol.send_ping(payload))
+        ping = self._pings.sent(payload)
         try:
             await self._changes.until(
                 lambda: ping.answered_at is not None or self._protocol.state is State.CLOSED
             )
         finally:
-            # An answered ping is not there any more, and another with its payload may be.
-            if self._pings.get(payload) is ping:
-                del self._pings[payload]
+            self._pings.forget(payload, ping)
         if ping.answered_at is None:
             raise self._protocol.closed_error()
         return ping.answered_at - ping.sent_at
@@ -206,7 +206,7 @@ class WebSocket:
         close = check_close(code, reason)
         await pace()
         self.start_closing(close)
-        await self._ended.wait()
+        await self.until_closed()
 
     # What the server, the client and the ASGI adapter call.
 
@@ -227,19 +227,15 @@ class WebSocket:
 
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
-        await pace()
-        await self._changes.until(
-            lambda: (
-                bool(self._inbox)
-                or self._protocol.violation is not None
-                or self._protocol.state is not State.OPEN
-            )
-        )
-        if not self._inbox:
-            # Whoever comes for more has answered what came before, as far as it ever will.
-            self._protocol.give_up()
-            self._after_protocol()
-            return None
+        if self._inbox or self._nothing_more:
+            await pace()
+        while not self._inbox:
+            if self._nothing_more:
+                # Whoever comes for more has answered what came before, as far as it ever will.
+                self._give_up()
+                return None
+            self._transport.push()
+            await self._arrivals.next()
         message, size = self._inbox.popleft()
         self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
@@ -247,53 +243,36 @@ class WebSocket:
         return message
 
     def start_closing(self, close: Close) -> None:
-        """Send a close frame; without effect if the connection is not open. `run` does the rest."""
+        """Send a close frame, without effect if the connection is not open, and go on to close it."""
         self._protocol.send_close(close)
         self._after_protocol()
 
-    async def run(self) -> None:
-        """
-        See the connection through: keepalive, the closing handshake, and the end of the TCP connection.
+    async def until_closed(self) -> None:
+        """Wait until the TCP connection is closed. Cancelling it leaves the closing handshake to go on."""
+        await self._changes.until(lambda: self._ended)
 
-        Returns when the TCP connection is closed. Cancelling it drops the connection.
-        """
-        try:
-            with self._open_scope:
-                await self._keep_alive()
-            self._protocol.give_up()
-            self._after_protocol()
-            if await self._close_taken():
-                with trio.move_on_after(self._config.close_timeout):
-                    await self._end()
-        finally:
-            self._transport.abort()
-            self._ended.set()
+    # What the keepalive calls.
 
-    async def _close_taken(self) -> bool:
-        """
-        Wait until the peer has taken our close frame, behind what was sent before it; return whether it has.
+    @property
+    def listening(self) -> bool:
+        return not self._reading_paused and not self._catching_up
 
-        One that reads slowly has ``close_timeout`` for each time that it takes something; one that the connection
-        has failed for has that much in all.
-        """
-        failed = self._protocol.ending in (Ending.PROTOCOL_ERROR, Ending.LOST)
-        with trio.move_on_after(self._config.close_timeout if failed else math.inf):
-            return await self._transport.flush(self._config.close_timeout)
-        return False
+    def send_ping(self) -> SentPing | None:
+        if self._protocol.state is not State.OPEN:
+            return None
+        payload = self._pings.fresh_payload()
+        self._transport.write(self._protocol.send_ping(payload))
+        return self._pings.sent(payload)
 
-    async def _end(self) -> None:
-        """Wait for the peer's close frame, and end the TCP connection."""
-        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
-        if self._protocol.client:
-            # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
-            await self._changes.until(lambda: self._peer_eof)
-        await self._transport.shutdown(linger=self._config.close_timeout)
+    def ping_timed_out(self) -> None:
+        self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
+        self._after_protocol()
 
     # What the transport calls.
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the peer."""
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
         self._protocol.receive_data(data)
         self._take()
 
@@ -323,24 +302,26 @@ class WebSocket:
 
         The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
         """
+        protocol = self._protocol
         caught_up = False
-        enough = self._protocol.payload_received + PAYLOAD_PER_TURN
+        enough = protocol.payload_received + PAYLOAD_PER_TURN
         for _ in range(EVENTS_PER_TURN):
-            if self._reading_paused or self._protocol.payload_received >= enough:
+            if self._reading_paused or protocol.payload_received >= enough:
                 break
-            event = self._protocol.next_event()
+            event = protocol.next_event()
             if event is None:
                 caught_up = True
                 break
             if event is not Internal.EVENT:
                 self._take_event(event)
         if caught_up and self._peer_eof:
-            self._protocol.receive_eof()
+            protocol.receive_eof()
         self._behind = not caught_up and not self._reading_paused
         if self._behind and not self._catching_up:
             self._catching_up = True
-            self._nursery.start_soon(self._catch_up)
-        self._after_protocol()
+            self._transport.start_soon(self._catch_up)
+        if self._nothing_more:
+            self._after_protocol()
 
     def _take_event(self, event: str | bytes | Ping | Pong) -> None:
         if self._rate_limit is not None and not self._rate_limit.allows(trio.current_time()):
@@ -362,7 +343,7 @@ class WebSocket:
             await trio.lowlevel.checkpoint()
             self._take()
         self._catching_up = False
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
         if not self._reading_paused:
             self._transport.resume_reading()
         self._changes.announce()
@@ -405,30 +386,80 @@ class WebSocket:
             self._reading_paused = True
             self._paused_at = trio.current_time()
             self._transport.pause_reading()
+        self._arrivals.announce()
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
-        self._heard_at = trio.current_time()
+        self.heard_at = trio.current_time()
         if self._rate_limit is not None:
-            self._rate_limit.excuse(self._heard_at - self._paused_at)
+            self._rate_limit.excuse(self.heard_at - self._paused_at)
         self._take()
         if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()
 
+    # Closing.
+
+    async def _finish(self) -> None:
+        """See the connection through the closing handshake, to the end of TCP; cancelled, drop it."""
+        try:
+            if await self._close_taken():
+                with trio.move_on_after(self._config.close_timeout):
+                    await self._end()
+        finally:
+            self._transport.abort()
+            self._ended = True
+            self._changes.announce()
+
+    async def _close_taken(self) -> bool:
+        """
+        Wait until the peer has taken our close frame, behind what was sent before it; return whether it has.
+
+        One that reads slowly has ``close_timeout`` for each time that it takes something; one that the connection
+        has failed for has that much in all.
+        """
+        failed = self._protocol.ending in (Ending.PROTOCOL_ERROR, Ending.LOST)
+        with trio.move_on_after(self._config.close_timeout if failed else math.inf):
+            return await self._transport.flush(self._config.close_timeout)
+        return False
+
+    async def _end(self) -> None:
+        """Wait for the peer's close frame, and end the TCP connection."""
+        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+        if self._protocol.client:
+            # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
+            await self._changes.until(lambda: self._peer_eof)
+        await self._transport.shutdown(linger=self._config.close_timeout)
+
+    @property
+    def _nothing_more(self) -> bool:
+        """Whether no message comes but those in the inbox."""
+        return self._protocol.state is not State.OPEN or self._protocol.violation is not None
+
     def _after_protocol(self) -> None:
-        """Do what follows from a call to the protocol: send its close frame, tell those who wait."""
+        """Do what follows from a call to the protocol that may have ended the open state."""
         if data := self._protocol.data_to_send():
             self._transport.write(data)
-        if self._protocol.violation is not None:
-            self._open_scope.deadline = min(
-                self._open_scope.deadline, trio.current_time() + self._config.close_timeout
-            )
         if self._protocol.state is not State.OPEN:
-            self._open_scope.cancel()
-            if self._reading_paused:
-                # Nothing more goes into the inbox; the peer's close frame must be seen.
-                self._resume_reading()
+            self._leave_open()
+        elif self._protocol.violation is not None and not self._failing:
+            self._failing = True
+            self._transport.call_at(trio.current_time() + self._config.close_timeout, self._give_up)
+        self._arrivals.announce()
         self._changes.announce()
+
+    def _leave_open(self) -> None:
+        if not self._closing:
+            self._closing = True
+            self._keepalive.stop()
+            self._transport.start_soon(self._finish)
+        if self._reading_paused:
+            # Nothing more goes into the inbox; the peer's close frame must be seen.
+            self._resume_reading()
+
+    def _give_up(self) -> None:
+        """Fail the connection for its violation, whether what came before it has been answered or not."""
+        self._protocol.give_up()
+        self._after_protocol()
 
     def _answer_ping(self, payload: bytes) -> None:
         # RFC 6455 section 5.5.3 allows to answer only the latest of several pings: what a peer that does not
@@ -438,54 +469,9 @@ class WebSocket:
         elif self._protocol.state is State.OPEN:
             self._transport.write(self._protocol.send_pong(payload))
 
-    def _fresh_payload(self) -> bytes:
-        while (payload := os.urandom(4)) in self._pings:
-            pass
-        return payload
-
-    def _send_ping(self, payload: bytes) -> _SentPing:
-        self._transport.write(self._protocol.send_ping(payload))
-        ping = self._pings[payload] = _SentPing(trio.current_time())
-        return ping
-
     def _pong_received(self, payload: bytes) -> None:
-        """Take the pong as the answer to its ping and to all before it (RFC 6455 section 5.5.3)."""
-        if payload not in self._pings:
-            return
-        for earlier in list(self._pings):
-            self._pings.pop(earlier).answered_at = self._heard_at
-            if earlier == payload:
-                break
-
-    async def _keep_alive(self) -> None:
-        """Ping every ``ping_interval`` seconds; fail the connection when the peer shows no sign of life."""
-        interval = math.inf if self._config.ping_interval is None else self._config.ping_interval
-        answered = True
-        while answered:
-            await trio.sleep(interval)
-            answered = await self._ping_answered()
-        self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
-        self._after_protocol()
-
-    async def _ping_answered(self) -> bool:
-        """
-        Send a ping; return whether the peer showed a sign of life within ``ping_timeout`` seconds.
-
-        Any byte is one: a peer in the middle of a long message cannot answer before its end. So is taking what was
-        sent before the ping. While our own application lets the inbox be full, or what has been read waits for its
-        turn, silence tells nothing.
-        """
-        ping = self._send_ping(self._fresh_payload())
-        timeout = math.inf if self._config.ping_timeout is None else self._config.ping_timeout
-        due = trio.current_time() if await self._transport.flush(timeout) else ping.sent_at
-        while ping.answered_at is None:
-            await self._changes.until(lambda: not self._reading_paused and not self._catching_up)
-            deadline = max(due, self._heard_at) + timeout
-            if deadline <= trio.current_time():
-                return False
-            with trio.move_on_at(deadline):
-                await self._changes.until(lambda: ping.answered_at is not None)
-        return True
+        if self._pings.answered(payload):
+            self._changes.announce()
 
 
 def _size(message: str | bytes) -> int:

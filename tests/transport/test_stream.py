@@ -19,7 +19,7 @@ from trio.testing import (
 
 from tests.helpers import OneWay, Recorder, read_all
 from trio_ws_server.config import Config
-from trio_ws_server.transport import open_stream_transport
+from trio_ws_server.transport import open_engine, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -35,7 +35,7 @@ CONFIG = Config(write_high_water=64 * KIB, write_low_water=16 * KIB, write_timeo
 @asynccontextmanager
 async def recorded(stream: Stream, config: Config = CONFIG) -> AsyncGenerator[tuple[Transport, Recorder]]:
     """Run a transport over the stream."""
-    async with open_stream_transport(stream, config) as transport:
+    async with open_engine() as engine, open_transport(stream, config, engine) as transport:
         transport.receiver = recorder = Recorder()
         yield transport, recorder
 
@@ -507,7 +507,7 @@ async def test_such_an_error_comes_out_of_a_body_that_ends_with_the_connection_t
 async def test_an_error_out_of_the_receiver_comes_out_and_closes_the_stream() -> None:
     ours, theirs = memory_stream_pair()
     with pytest.RaisesGroup(KeyError, flatten_subgroups=True):
-        async with open_stream_transport(ours, CONFIG) as transport:
+        async with open_engine() as engine, open_transport(ours, CONFIG, engine) as transport:
             transport.receiver = FaultyReceiver()
             await theirs.send_all(b"data")
             await trio.sleep_forever()

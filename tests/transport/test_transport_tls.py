@@ -13,7 +13,7 @@ from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wa
 
 from tests.helpers import OneWay, Recorder, read_all
 from trio_ws_server.config import Config
-from trio_ws_server.transport import TLSStream, open_stream_transport
+from trio_ws_server.transport import TLSStream, open_engine, open_transport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Callable
@@ -193,7 +193,11 @@ async def test_closing_closes_the_stream_below() -> None:
 @versions
 async def test_shutdown_ends_with_the_peers_end(version: ssl.TLSVersion, autojump_clock: MockClock) -> None:
     async with connected(version) as (server, client):
-        async with open_stream_transport(server, Config()) as transport, trio.open_nursery() as nursery:
+        async with (
+            open_engine() as engine,
+            open_transport(server, Config(), engine) as transport,
+            trio.open_nursery() as nursery,
+        ):
             transport.receiver = recorder = Recorder()
             transport.write(b"last words")
             nursery.start_soon(transport.shutdown, 5)
@@ -208,7 +212,11 @@ async def test_a_peer_that_keeps_sending_gets_the_last_words(
     version: ssl.TLSVersion, autojump_clock: MockClock
 ) -> None:
     async with connected(version) as (server, client):
-        async with open_stream_transport(server, Config()) as transport, trio.open_nursery() as nursery:
+        async with (
+            open_engine() as engine,
+            open_transport(server, Config(), engine) as transport,
+            trio.open_nursery() as nursery,
+        ):
             transport.receiver = recorder = Recorder()
             transport.write(b"last words")
             nursery.start_soon(transport.shutdown, 5)
@@ -228,7 +236,7 @@ async def test_a_peer_that_does_not_even_take_our_end_is_dropped(autojump_clock:
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
         nursery.start_soon(client.do_handshake)
-    async with open_stream_transport(server, Config(write_timeout=30)) as transport:
+    async with open_engine() as engine, open_transport(server, Config(write_timeout=30), engine) as transport:
         transport.receiver = recorder = Recorder()
         await transport.shutdown(5)
         assert trio.current_time() == 30
@@ -236,7 +244,11 @@ async def test_a_peer_that_does_not_even_take_our_end_is_dropped(autojump_clock:
 
 
 async def test_a_client_that_hangs_up_without_close_notify_is_a_lost_connection() -> None:
-    async with connected() as (server, client), open_stream_transport(server, Config()) as transport:
+    async with (
+        connected() as (server, client),
+        open_engine() as engine,
+        open_transport(server, Config(), engine) as transport,
+    ):
         transport.receiver = recorder = Recorder()
         await client.transport_stream.aclose()
         await wait_all_tasks_blocked()

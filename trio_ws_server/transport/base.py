@@ -2,8 +2,24 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol, Self
+
+import trio
+
+from trio_ws_server.scheduling import Changes
+
+if TYPE_CHECKING:
+    from collections.abc import Awaitable, Callable
+    from types import TracebackType
+
+    from trio_ws_server.config import Config
+    from trio_ws_server.transport.engine import Engine
+    from trio_ws_server.transport.timers import Timer
+
+FORCED_CLOSE_TIMEOUT = 1.0
+"""Seconds for a connection's tasks to end once it is dropped, which takes none: a bound for strange streams."""
 
 
 class Receiver(Protocol):
@@ -28,38 +44,89 @@ class Receiver(Protocol):
 
 class Transport(ABC):
     """
-    Bytes to and from one peer.
+    Bytes to and from one peer, for the length of an ``async with``, at the end of which the connection is closed.
 
     `write` never waits and takes all it is given; who writes much calls `drain`, which waits while the buffer is
     too full. So cancelling a sender can never cut what it has written.
+
+    What a connection has to do in time, or beside what its application does, is done for it here as well, and ends
+    with it: `call_at` and `start_soon`. An error there, or in a `receiver`, cancels the block and comes out of it.
     """
 
     receiver: Receiver
     """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
 
-    @property
-    @abstractmethod
-    def lost(self) -> bool:
+    def __init__(self, config: Config, engine: Engine) -> None:
+        self.lost = False
         """Whether the connection is gone: nothing written now has an effect."""
+        self.congested = False
+        """Whether the write buffer went above its high-water mark and has not yet come down to its low one."""
+        self.taken = 0
+        """Bytes that the network has taken from the write buffer."""
+        self.taken_at = -math.inf
+        """When it last took some, or was first found to take no more."""
+        self._unsent = 0
+        self._config = config
+        self._engine = engine
+        self._changes = Changes()
+        self._tasks = 0
+        self._failure: Exception | None = None
+        self._scope = trio.CancelScope()
+
+    async def __aenter__(self) -> Self:
+        """Begin to read. The `receiver` must be set before the next checkpoint."""
+        self._scope.__enter__()
+        self._begin()
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> bool:
+        """Drop the connection, if it is not closed yet, and wait until nothing of it is left."""
+        try:
+            self.abort()
+            if self._tasks:
+                with trio.move_on_after(FORCED_CLOSE_TIMEOUT, shield=True):
+                    await self._changes.until(lambda: not self._tasks)
+        except Exception as second:
+            self._failed_with(second)
+        finally:
+            handled = bool(self._scope.__exit__(kind, error, traceback))
+        if self._failure is None:
+            return handled
+        if error is None or handled:
+            raise self._failure
+        raise BaseExceptionGroup("a connection failed in two ways", [self._failure, error])
 
     @property
-    @abstractmethod
-    def congested(self) -> bool:
-        """Whether the write buffer went above its high-water mark and has not yet come down to its low one."""
+    def written(self) -> int:
+        """Bytes of which `taken` tells how many the network has taken: those that it could not take at once."""
+        return self.taken + self._unsent
 
     @abstractmethod
     def write(self, data: bytes) -> None:
         """Send ``data``, or keep it until the network takes it; without effect once the connection is lost."""
 
     @abstractmethod
+    def write_soon(self, data: bytes) -> None:
+        """
+        Do as `write` does, but together with what is written next.
+
+        That is when there is much of it, or at `push`, or when all tasks that can run have run.
+        """
+
+    @abstractmethod
+    def push(self) -> None:
+        """Send what `write_soon` has kept."""
+
     async def drain(self) -> None:
         """
         Wait while the transport is `congested`; return at once, without a checkpoint, where it is not.
 
         Returns as well when the connection is lost. Cancelling it leaves what was written to be sent.
         """
+        await self._changes.until(lambda: not self.congested)
 
-    @abstractmethod
     async def flush(self, patience: float) -> bool:
         """
         Wait until the network has taken all that has been written by now; return whether it has.
@@ -67,6 +134,14 @@ class Transport(ABC):
         It has not if the connection is lost, or if nothing was taken for ``patience`` seconds. Cancelling it leaves
         what was written to be sent.
         """
+        self.push()
+        mark = self.written
+        while self.taken < mark and not self.lost:
+            with trio.move_on_after(patience) as waited:
+                await self._more_taken_than(self.taken)
+            if waited.cancelled_caught:
+                return False
+        return not self.lost
 
     @abstractmethod
     def pause_reading(self) -> None:
@@ -86,6 +161,70 @@ class Transport(ABC):
         seconds. Cancelling it closes the connection at once.
         """
 
-    @abstractmethod
     def abort(self) -> None:
         """Drop the connection now, with whatever is in its buffers."""
+        if not self.lost:
+            self.lost = True
+            self.taken += self._unsent
+            self._unsent = 0
+            self.congested = False
+            self._close()
+            self._changes.announce()
+            self.receiver.connection_lost()
+
+    def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
+        """Call a function at a time, in seconds of `trio.current_time`, if the connection is still there."""
+
+        def call() -> None:
+            if not self.lost:
+                self._guarded(callback)
+
+        return self._engine.timers.call_at(time, call)
+
+    def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
+        """Run a task, which must end when the connection is lost."""
+        self._tasks += 1
+        self._engine.nursery.start_soon(self._run, function)
+
+    # How.
+
+    @abstractmethod
+    def _begin(self) -> None:
+        """Begin to read."""
+
+    @abstractmethod
+    def _close(self) -> None:
+        """Close what is below, and drop what is buffered."""
+
+    async def _more_taken_than(self, taken: int) -> None:
+        await self._changes.until(lambda: self.taken > taken or self.lost)
+
+    async def _run(self, function: Callable[[], Awaitable[None]]) -> None:
+        try:
+            await function()
+        except Exception as error:
+            self.fail(error)
+        finally:
+            self._tasks -= 1
+            self._changes.announce()
+
+    def _guarded(self, function: Callable[[], None]) -> None:
+        try:
+            function()
+        except Exception as error:
+            self.fail(error)
+
+    def fail(self, error: Exception) -> None:
+        """Drop the connection because of an error that nobody foresaw, and let it come out of the block."""
+        self._failed_with(error)
+        self._scope.cancel()
+        try:
+            self.abort()
+        except Exception as second:
+            self._failed_with(second)
+
+    def _failed_with(self, error: Exception) -> None:
+        if self._failure is None:
+            self._failure = error
+        else:
+            self._failure = ExceptionGroup("a connection failed in two ways", [self._failure, error])

@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
 import trio
 from trio.abc import HalfCloseableStream
 
-from trio_ws_server.scheduling import Changes, serving_nursery
-from trio_ws_server.transport.base import Transport
+from trio_ws_server.scheduling import Changes
+from trio_ws_server.transport.base import FORCED_CLOSE_TIMEOUT, Transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
     from trio.abc import Stream
 
     from trio_ws_server.config import Config
+    from trio_ws_server.transport.engine import Engine
 
 PIECE_SIZE = 16 * 1024
 """
@@ -25,76 +23,41 @@ What is given at a time to a stream that does not tell how far a ``send_all`` ha
 The write timeout runs for each piece; on a socket it runs for each time that the network takes something.
 """
 
-FORCED_CLOSE_TIMEOUT = 1.0
-"""Seconds for a stream to close without waiting for anything, which takes none: a bound for strange streams."""
-
 _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
-
-
-@asynccontextmanager
-async def open_stream_transport(stream: Stream, config: Config) -> AsyncGenerator[Transport, None]:
-    """
-    Run a transport over ``stream`` for the length of the ``async with``; the stream is closed at its end.
-
-    Its `receiver` must be set before the first checkpoint.
-    """
-    transport = StreamTransport(stream, config)
-    async with serving_nursery() as nursery:
-        nursery.start_soon(transport.run)
-        yield transport
 
 
 class StreamTransport(Transport):
     """Two tasks, one reading and one writing: whoever calls the transport can be cancelled, these are not."""
 
-    def __init__(self, stream: Stream, config: Config) -> None:
+    def __init__(self, stream: Stream, config: Config, engine: Engine) -> None:
+        super().__init__(config, engine)
         self._stream = stream
-        self._write_timeout = config.write_timeout
-        self._high_water = config.write_high_water
-        self._low_water = config.write_low_water
         self._chunks: list[bytes] = []
-        self._written = 0
-        self._sent = 0
-        self._congested = False
         self._reading_paused = False
         self._closing = False
         self._eof_sent = False
         self._eof_received = False
-        self._lost = False
         self._io_scope = trio.CancelScope()
         self._read_changes = Changes()
         self._write_changes = Changes()
-        self._drain_changes = Changes()
-        self._progress = Changes()
-
-    @property
-    def lost(self) -> bool:
-        return self._lost
-
-    @property
-    def congested(self) -> bool:
-        return self._congested
 
     def write(self, data: bytes) -> None:
-        if self._lost:
+        if self.lost:
             return
+        if not self._unsent:
+            self.taken_at = trio.current_time()
         self._chunks.append(data)
-        self._written += len(data)
-        if self._written - self._sent > self._high_water:
-            self._congested = True
+        self._unsent += len(data)
+        if self._unsent > self._config.write_high_water:
+            self.congested = True
         self._write_changes.announce()
 
-    async def drain(self) -> None:
-        await self._drain_changes.until(lambda: not self._congested)
+    def write_soon(self, data: bytes) -> None:
+        # The writing task has its turn after all that can run now.
+        self.write(data)
 
-    async def flush(self, patience: float) -> bool:
-        mark = self._written
-        while self._sent < mark:
-            with trio.move_on_after(patience) as waited:
-                await self._more_sent_than(self._sent)
-            if waited.cancelled_caught:
-                return False
-        return not self._lost
+    def push(self) -> None:
+        pass
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -108,25 +71,20 @@ class StreamTransport(Transport):
         self.resume_reading()
         self._write_changes.announce()
         try:
-            await self._drain_changes.until(lambda: self._eof_sent or self._lost)
+            await self._changes.until(lambda: self._eof_sent or self.lost)
             with trio.move_on_after(linger):
-                await self._drain_changes.until(lambda: self._eof_received or self._lost)
+                await self._changes.until(lambda: self._eof_received or self.lost)
         finally:
             self.abort()
 
-    def abort(self) -> None:
-        if self._lost:
-            return
-        self._lost = True
-        self._chunks.clear()
-        self._sent = self._written
-        self._congested = False
-        self._io_scope.cancel()
-        self._drain_changes.announce()
-        self._progress.announce()
-        self.receiver.connection_lost()
+    def _begin(self) -> None:
+        self.start_soon(self._run_loops)
 
-    async def run(self) -> None:
+    def _close(self) -> None:
+        self._chunks.clear()
+        self._io_scope.cancel()
+
+    async def _run_loops(self) -> None:
         """Read and write until the connection is lost, as it is when this is cancelled; close the stream."""
         try:
             with self._io_scope:
@@ -149,15 +107,15 @@ class StreamTransport(Transport):
                 await self._read_changes.until(lambda: not self._reading_paused)
         except _GONE:
             self.abort()
-        if not self._lost:
+        if not self.lost:
             self._eof_received = True
-            self._drain_changes.announce()
+            self._changes.announce()
             self.receiver.eof_received()
 
     async def _receive(self) -> bool:
         """Hand on what arrives, and keep nothing of it; return whether it was not the end."""
         data = await self._stream.receive_some()
-        if data and not self._closing and not self._lost:
+        if data and not self._closing and not self.lost:
             self.receiver.data_received(bytes(data))
         return bool(data)
 
@@ -178,20 +136,18 @@ class StreamTransport(Transport):
         chunks, self._chunks = self._chunks, []
         view = memoryview(b"".join(chunks) if len(chunks) > 1 else chunks[0])
         while view:
-            with trio.fail_after(self._write_timeout):
+            with trio.fail_after(self._config.write_timeout):
                 sent = await self._send_some(view)
-            if self._lost:
+            if self.lost:
                 return
             view = view[sent:]
-            self._sent += sent
-            self._progress.announce()
-            if self._congested and self._written - self._sent <= self._low_water:
-                self._congested = False
-                self._drain_changes.announce()
+            self.taken += sent
+            self.taken_at = trio.current_time()
+            self._unsent -= sent
+            self._changes.announce()
+            if self.congested and self._unsent <= self._config.write_low_water:
+                self.congested = False
                 self.receiver.writable_again()
-
-    async def _more_sent_than(self, sent: int) -> None:
-        await self._progress.until(lambda: self._sent > sent)
 
     async def _send_some(self, data: memoryview) -> int:
         """Send a part of the data; return how many bytes."""
@@ -202,10 +158,10 @@ class StreamTransport(Transport):
         return len(piece)
 
     async def _send_eof(self) -> None:
-        with trio.fail_after(self._write_timeout):
+        with trio.fail_after(self._config.write_timeout):
             if isinstance(self._stream, HalfCloseableStream):
                 await self._stream.send_eof()
             else:
                 await self._stream.aclose()
         self._eof_sent = True
-        self._drain_changes.announce()
+        self._changes.announce()

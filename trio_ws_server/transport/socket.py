@@ -1,0 +1,218 @@
+"""A transport straight on a socket, which the poller tells when it is ready: no task of its own."""
+
+from __future__ import annotations
+
+import socket
+from contextlib import suppress
+from typing import TYPE_CHECKING
+
+import trio
+
+from trio_ws_server.transport.base import Transport
+from trio_ws_server.transport.poller import READABLE, WRITABLE
+
+if TYPE_CHECKING:
+    from trio_ws_server.config import Config
+    from trio_ws_server.transport.engine import Engine
+    from trio_ws_server.transport.poller import Poller
+
+HELD_AT_MOST = 64 * 1024
+"""Bytes that are held back to be written together."""
+
+_NOT_NOW = (BlockingIOError, InterruptedError)
+
+
+class SocketTransport(Transport):
+    """A transport on a connected stream socket, which Trio has no part in any more."""
+
+    def __init__(self, sock: trio.socket.SocketType, config: Config, engine: Engine, poller: Poller) -> None:
+        super().__init__(config, engine)
+        self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        self._socket.setblocking(False)
+        self._fd = self._socket.fileno()
+        self._poller = poller
+        self._events = 0
+        self._chunks: list[bytes] = []
+        self._sending: memoryview | None = None
+        self._blocked = False
+        self._timing_writes = False
+        self._reading_paused = False
+        self._closing = False
+        self._eof_received = False
+
+    def write(self, data: bytes) -> None:
+        if self.lost:
+            return
+        if self._unsent:
+            self._chunks.append(data)
+            self._unsent += len(data)
+            if self._blocked:
+                self._look_at_marks()
+            else:
+                self.push()
+            return
+        try:
+            sent = self._socket.send(data)
+        except OSError:
+            # That of a connection that is gone will be met by the poller: whoever writes is not called back.
+            sent = 0
+        if sent < len(data):
+            self._sending = memoryview(data)[sent:]
+            self._unsent = len(data) - sent
+            self._block()
+
+    def write_soon(self, data: bytes) -> None:
+        if self.lost:
+            return
+        if not self._unsent:
+            self._poller.push_later(self)
+            # Not when it is pushed: nothing can be put off there.
+            self._time_writes()
+        self._chunks.append(data)
+        self._unsent += len(data)
+        if self._blocked:
+            self._look_at_marks()
+        elif self._unsent > HELD_AT_MOST:
+            self.push()
+
+    def push(self) -> None:
+        if self._unsent and not self._blocked:
+            # What fails will fail again for the poller, as in `write`.
+            with suppress(OSError):
+                self._send()
+            if self._unsent:
+                self._block()
+
+    def pause_reading(self) -> None:
+        self._reading_paused = True
+
+    def resume_reading(self) -> None:
+        self._reading_paused = False
+        self._watch()
+
+    async def shutdown(self, linger: float) -> None:
+        self._closing = True
+        self.resume_reading()
+        try:
+            self.push()
+            await self._changes.until(lambda: not self._unsent)
+            if not self.lost:
+                self._socket.shutdown(socket.SHUT_WR)
+            with trio.move_on_after(linger):
+                await self._changes.until(lambda: self._eof_received or self.lost)
+        except OSError:
+            # The peer has dropped the connection, and the poller has yet to see it.
+            pass
+        finally:
+            self.abort()
+
+    # What the poller calls.
+
+    def ready(self, events: int) -> None:
+        """Send what is unsent, and receive, as far as the events allow."""
+        try:
+            if self._blocked and events & ~READABLE:
+                self._send_buffered()
+            if events & ~WRITABLE and not self.lost:
+                self._receive()
+        except Exception as error:
+            self.fail(error)
+
+    # How.
+
+    def _begin(self) -> None:
+        self._watch()
+
+    def _close(self) -> None:
+        self._chunks.clear()
+        self._sending = None
+        self._poller.forget(self._fd)
+        self._socket.close()
+
+    def _receive(self) -> None:
+        if self._reading_paused:
+            self._watch()
+            return
+        try:
+            size = self._socket.recv_into(self._poller.buffer)
+        except _NOT_NOW:
+            return
+        except OSError:
+            self.abort()
+            return
+        if not size:
+            self._eof_received = True
+            self._watch()
+            self._changes.announce()
+            self.receiver.eof_received()
+        elif not self._closing:
+            self.receiver.data_received(self._poller.buffer[:size].tobytes())
+
+    def _send_buffered(self) -> None:
+        """Send what the socket has room for now, and tell who waits for that."""
+        try:
+            self._send()
+        except OSError:
+            self.abort()
+            return
+        self._blocked = bool(self._unsent)
+        self._watch()
+        self._changes.announce()
+        if self.congested and self._unsent <= self._config.write_low_water:
+            self.congested = False
+            self.receiver.writable_again()
+
+    def _send(self) -> None:
+        """Send until nothing is left or the socket has no room; raises ``OSError`` for one that is lost."""
+        while self._unsent:
+            if self._sending is None:
+                data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+                self._chunks.clear()
+                self._sending = memoryview(data)
+            try:
+                sent = self._socket.send(self._sending)
+            except _NOT_NOW:
+                return
+            self.taken += sent
+            self.taken_at = trio.current_time()
+            self._unsent -= sent
+            self._sending = None if sent == len(self._sending) else self._sending[sent:]
+
+    def _block(self) -> None:
+        """Have the poller send the rest."""
+        self._blocked = True
+        self.taken_at = trio.current_time()
+        self._look_at_marks()
+        self._watch()
+        self._time_writes()
+
+    def _look_at_marks(self) -> None:
+        if self._unsent > self._config.write_high_water:
+            self.congested = True
+
+    def _time_writes(self) -> None:
+        """See to it that in ``write_timeout`` seconds the progress is looked at."""
+        if not self._timing_writes:
+            self._timing_writes = True
+            self.call_at(trio.current_time() + self._config.write_timeout, self._check_progress)
+
+    def _check_progress(self) -> None:
+        """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
+        self._timing_writes = False
+        if self._blocked:
+            due = self.taken_at + self._config.write_timeout
+            if due <= trio.current_time():
+                self.abort()
+            else:
+                self._timing_writes = True
+                self.call_at(due, self._check_progress)
+
+    def _watch(self) -> None:
+        """Have the poller look for what there is to do."""
+        if self.lost:
+            return
+        reading = not self._reading_paused and not self._eof_received
+        events = READABLE * reading | WRITABLE * self._blocked
+        if events != self._events:
+            self._events = events
+            self._poller.watch(self._fd, events, self)

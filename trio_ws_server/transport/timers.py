@@ -1,0 +1,81 @@
+"""Deadlines: functions called at their times, for all connections by one task."""
+
+from __future__ import annotations
+
+import heapq
+import itertools
+from typing import TYPE_CHECKING, NoReturn
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CALLS_PER_TURN = 64
+"""Functions that are called before other tasks get their turn."""
+
+_FEW = 100
+"""Cancelled timers that are not worth looking for."""
+
+
+class Timer:
+    """A function to be called once, unless this is cancelled before."""
+
+    __slots__ = ("_timers", "callback")
+
+    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+        self._timers = timers
+        self.callback: Callable[[], None] | None = callback
+
+    def cancel(self) -> None:
+        """Let the function not be called, and keep nothing of it; without effect once it was."""
+        if self.callback is not None:
+            self.callback = None
+            self._timers.one_was_cancelled()
+
+
+class Timers:
+    """Calls functions at their times, as long as `run` does."""
+
+    def __init__(self) -> None:
+        self._heap: list[tuple[float, int, Timer]] = []
+        self._numbers = itertools.count()
+        self._cancelled = 0
+        self._sleep = trio.CancelScope()
+
+    def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
+        """Have ``callback``, which must not raise, called at ``time``, in seconds of `trio.current_time`."""
+        timer = Timer(self, callback)
+        heapq.heappush(self._heap, (time, next(self._numbers), timer))
+        if time < self._sleep.deadline:
+            self._sleep.deadline = time
+        return timer
+
+    async def run(self) -> NoReturn:
+        """Call what is due when it is."""
+        while True:
+            with trio.CancelScope(deadline=self._heap[0][0] if self._heap else float("inf")) as self._sleep:
+                await trio.sleep_forever()
+            await self._call_what_is_due()
+
+    def one_was_cancelled(self) -> None:
+        """Forget the cancelled, once they are most of all."""
+        self._cancelled += 1
+        if self._cancelled > max(_FEW, len(self._heap) // 2):
+            self._heap = [entry for entry in self._heap if entry[2].callback is not None]
+            heapq.heapify(self._heap)
+            self._cancelled = 0
+
+    async def _call_what_is_due(self) -> None:
+        now = trio.current_time()
+        called = 0
+        while self._heap and self._heap[0][0] <= now:
+            _, _, timer = heapq.heappop(self._heap)
+            callback, timer.callback = timer.callback, None
+            if callback is None:
+                self._cancelled -= 1
+                continue
+            callback()
+            called += 1
+            if called % CALLS_PER_TURN == 0:
+                await trio.lowlevel.checkpoint()
