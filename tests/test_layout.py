@@ -40,7 +40,8 @@ ORDER = """
     peer
     listeners tls
     protocol.handshake protocol.websocket
-    protocol.http1 protocol.deflate
+    protocol.http1 protocol.payload protocol.wsproto_frames
+    protocol.deflate protocol.frames protocol.violation
     protocol.allowed
     config
     checks importer
@@ -108,7 +109,9 @@ def test_a_module_imports_only_what_is_below_it(name: str) -> None:
 # A stand-in for the package, whose __init__ imports all public names and Trio with them.
 IN_A_FRESH_INTERPRETER = """
 import importlib, sys, types
-name, root, modules = sys.argv[1], sys.argv[2], sys.argv[3:]
+name, root, missing, modules = sys.argv[1], sys.argv[2], sys.argv[3], sys.argv[4:]
+if missing:
+    sys.modules[missing] = None
 package = types.ModuleType(name)
 package.__path__ = [root]
 sys.modules[name] = package
@@ -118,16 +121,24 @@ print(*sorted({module.partition(".")[0] for module in sys.modules}))
 """
 
 
-def loaded_with(*names: str) -> set[str]:
-    """Return the top-level modules that a fresh interpreter has loaded once it has imported these."""
-    command = [sys.executable, "-I", "-W", "error", "-c", IN_A_FRESH_INTERPRETER, PACKAGE, str(ROOT), *names]
-    return set(subprocess.run(command, check=True, capture_output=True, text=True).stdout.split())
+def loaded_with(*names: str, missing: str = "") -> set[str]:
+    """Return the top-level modules that a fresh interpreter has loaded once it has imported these, without one."""
+    command = [sys.executable, "-I", "-W", "error", "-c", IN_A_FRESH_INTERPRETER, PACKAGE, str(ROOT), missing]
+    return set(subprocess.run([*command, *names], check=True, capture_output=True, text=True).stdout.split())
+
+
+PROTOCOLS = [name for name in MODULES if name.startswith("protocol.")]
 
 
 def test_the_protocols_are_loaded_without_trio_and_asgiref() -> None:
-    loaded = loaded_with(*(name for name in MODULES if name.startswith("protocol.")))
+    loaded = loaded_with(*PROTOCOLS)
     assert {"h11", "wsproto"} <= loaded
-    assert not loaded & {"trio", "asgiref", "asyncio", "socket", "ssl"}
+    assert not loaded & {"trio", "asgiref", "asyncio", "ssl"}
+
+
+def test_the_protocols_ask_for_no_socket() -> None:
+    # websockets has one loaded: it looks for its own version, with a standard module that can read emails.
+    assert "socket" not in loaded_with(*PROTOCOLS, missing="websockets")
 
 
 def test_what_is_loaded_with_a_module_is_seen() -> None:

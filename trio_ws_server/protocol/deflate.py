@@ -160,7 +160,25 @@ class Deflate(Extension):
         self._decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
         self._enabled = True
 
-    # Frames (RFC 7692 section 6)
+    # Messages that are one frame, without wsproto
+
+    def compress_message(self, payload: bytes) -> bytes:
+        """Return the payload of the frame to send."""
+        return self._compressor.compress(payload, fin=True)
+
+    def begin_message(self) -> None:
+        """Begin a message that was compressed."""
+        self._decompressor.start()
+
+    def inflate(self, data: bytes) -> bytes | CloseReason:
+        """Return what a part of the message's payload inflates to, or the code to close with."""
+        return self._decompressor.inflate(data)
+
+    def finish_message(self) -> bytes | CloseReason:
+        """Return what the end of the message inflates to, or the code to close with."""
+        return self._decompressor.finish()
+
+    # Frames, for wsproto (RFC 7692 section 6)
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int

@@ -27,17 +27,29 @@ from io import BytesIO, StringIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wsproto.events as ws
-from wsproto.connection import Connection, ConnectionState, ConnectionType
-from wsproto.extensions import Extension
-from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 
 from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from trio_ws_server.protocol.frames import (
+    BINARY,
+    COMPRESSED,
+    MASKED,
+    PING,
+    PONG,
+    TEXT,
+    encode,
+    encode_message,
+    encode_shared,
+    locate,
+    simple_kinds,
+    unmasked,
+)
+from trio_ws_server.protocol.payload import Payload, decoded
+from trio_ws_server.protocol.violation import Violation
+from trio_ws_server.protocol.wsproto_frames import WsprotoFrames
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Iterator
-
-    from wsproto.frame_protocol import FrameDecoder, FrameProtocol
+    from collections.abc import Generator
 
     from trio_ws_server.config import Config
     from trio_ws_server.protocol.deflate import Deflate
@@ -98,6 +110,27 @@ class Internal(Enum):
 class WebSocketProtocol:
     """One end of a WebSocket connection, from the end of its opening handshake on."""
 
+    __slots__ = (
+        "_config",
+        "_data",
+        "_deflate",
+        "_kinds",
+        "_left",
+        "_message_given",
+        "_outgoing",
+        "_payload",
+        "_pieces",
+        "_start",
+        "_wsproto",
+        "client",
+        "close_received",
+        "close_sent",
+        "ending",
+        "payload_received",
+        "state",
+        "violation",
+    )
+
     def __init__(self, config: Config, *, client: bool, deflate: Deflate | None = None) -> None:
         self.client = client
         self.state = State.OPEN
@@ -106,20 +139,23 @@ class WebSocketProtocol:
         self.close_sent: Close | None = None
         self.violation: Close | None = None
         """What the connection is to fail with, by `give_up`, once the messages before it have been handled."""
-        self._message_given = False
-        self._config = config
-        self._bad_gateway = _BadGateway()
-        self._deflate = deflate if deflate is not None and deflate.enabled() else None
-        extensions: list[Extension] = [_MessageLimits(config), self._bad_gateway]
-        if self._deflate is not None:
-            extensions.append(self._deflate)
-        self._connection = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, extensions)
-        self._pieces: Any = None
-        """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
         self.payload_received = 0
         """Bytes of messages, inflated, and characters of text: what the work of `next_event` is measured by."""
-        self._unparsed = b""
-        self._events: Iterator[ws.Event] = iter(())
+        self._config = config
+        self._deflate = deflate if deflate is not None and deflate.enabled() else None
+        self._message_given = False
+        self._data = b""
+        """What has come and has not been read, from `_start` on; empty if that is nothing."""
+        self._start = 0
+        self._kinds = simple_kinds(masked=not self.client, compressed=self._deflate is not None)
+        """The kinds of frames that are not shown to wsproto."""
+        self._left = 0
+        """Bytes still to be read of a frame that has been begun: by `_payload`, or by wsproto if that is None."""
+        self._payload: Payload | None = None
+        self._pieces: Any = None
+        """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
+        self._wsproto: WsprotoFrames | None = None
+        """Made when it is first needed."""
         self._outgoing = b""
 
     # What the peer sends.
@@ -127,7 +163,8 @@ class WebSocketProtocol:
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
         if self.state is not State.CLOSED and self.violation is None:
-            self._unparsed += data
+            self._data = self._data[self._start :] + data if self._data else data
+            self._start = 0
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
@@ -137,36 +174,125 @@ class WebSocketProtocol:
         pings received once a close frame was sent are dropped. Never raises for what the peer sent: see `state`,
         `violation` and `data_to_send` after it.
         """
-        if self.state is State.CLOSED or self.violation is not None:
+        data = self._data
+        if not data:
             return None
-        match self._next_wsproto_event():
-            case None:
+        try:
+            if self._left:
+                return self._read_on()
+            frame = locate(data, self._start)
+            if frame is None:
+                self._wait()
                 return None
-            case ws.TextMessage() | ws.BytesMessage() as piece:
-                self.payload_received += len(piece.data)
-                message = self._assemble(piece)
-                if message is not None and self.state is State.OPEN:
-                    self._message_given = True
-                    return message
+            kind, body, end = frame
+            if kind not in self._kinds or end - body > self._config.max_message_size:
+                self._left = end - self._start
+                return self._read_on()
+            if end > len(data) or kind & COMPRESSED:
+                return self._begin(kind, body, end)
+            payload = unmasked(data, body, end) if kind & MASKED else data[body:end]
+            self._go_to(end)
+            first = kind & 0xFF
+            if first == TEXT:
+                return self._take_piece(decoded(payload), finished=True)
+            if first == BINARY:
+                return self._take_piece(payload, finished=True)
+            return self._take_ping(payload) if first == PING else Pong(payload)
+        except Violation as violation:
+            self._fail_after_messages(violation)
+            return Internal.EVENT
+
+    def _wait(self) -> None:
+        """Keep what is there of a header, or of a ping or pong, and nothing else."""
+        self._data = self._data[self._start :]
+        self._start = 0
+
+    def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
+        """Begin a simple frame that has not come as a whole, or has to be inflated in pieces."""
+        opcode = kind & 0x0F
+        if opcode > 2 or body > len(self._data):
+            self._wait()
+            return None
+        self._payload = Payload(
+            self._data[body - 4 : body] if kind & MASKED else b"",
+            text=opcode == 1,
+            deflate=self._deflate if kind & COMPRESSED else None,
+        )
+        self._go_to(body)
+        self._left = end - body
+        return self._read_on()
+
+    def _read_on(self) -> str | bytes | Ping | Pong | Internal | None:
+        """Read more of the frame that has been begun: a piece of it that doesn't take long."""
+        size = self._left if self._deflate is None else min(self._left, COMPRESSED_PIECE_SIZE)
+        piece = self._data[self._start : self._start + size]
+        self._left -= len(piece)
+        self._go_to(self._start + len(piece))
+        if self._payload is None:
+            return self._take_from_wsproto(piece)
+        finished = not self._left
+        plain = self._payload.take(piece, last=finished)
+        if finished:
+            self._payload = None
+        return self._take_piece(plain, finished=finished)
+
+    def _take_from_wsproto(self, piece: bytes) -> str | bytes | Ping | Pong | Internal:
+        wsproto = self._made_wsproto()
+        event = wsproto.receive(piece)
+        if not self._left:
+            self._kinds = (
+                frozenset()
+                if wsproto.within_message
+                else simple_kinds(masked=not self.client, compressed=self._deflate is not None)
+            )
+        match event:
+            case ws.TextMessage() | ws.BytesMessage():
+                data = bytes(event.data) if isinstance(event, ws.BytesMessage) else event.data
+                return self._take_piece(data, finished=event.message_finished)
             case ws.Ping(payload=payload):
-                if self.state is State.OPEN:
-                    return Ping(bytes(payload))
+                return self._take_ping(payload)
             case ws.Pong(payload=payload):
-                return Pong(bytes(payload))
-            case event:
-                assert isinstance(event, ws.CloseConnection)
-                self._close_received_or_failed(event.code, event.reason or "")
+                return Pong(payload)
+            case Close():
+                self._take_close(event)
         return Internal.EVENT
 
-    def _next_wsproto_event(self) -> ws.Event | None:
-        event = next(self._events, None)
-        while event is None and self._unparsed:
-            size = len(self._unparsed) if self._deflate is None else COMPRESSED_PIECE_SIZE
-            piece, self._unparsed = self._unparsed[:size], self._unparsed[size:]
-            self._connection.receive_data(piece)
-            self._events = self._connection.events()
-            event = next(self._events, None)
-        return event
+    def _take_piece(self, piece: str | bytes, *, finished: bool) -> str | bytes | Internal:
+        """Return the message that the piece completes, if it does."""
+        self.payload_received += len(piece)
+        if self.state is not State.OPEN:
+            return Internal.EVENT
+        if self._pieces is not None or not finished:
+            if self._pieces is None:
+                self._pieces = StringIO() if isinstance(piece, str) else BytesIO()
+            self._pieces.write(piece)
+            if not finished:
+                return Internal.EVENT
+            piece = self._pieces.getvalue()
+            self._pieces = None
+        self._message_given = True
+        return piece
+
+    def _take_ping(self, payload: bytes) -> Ping | Internal:
+        return Ping(payload) if self.state is State.OPEN else Internal.EVENT
+
+    def _take_close(self, close: Close) -> None:
+        self.close_received = close
+        if self.state is State.OPEN:
+            # RFC 6455 section 5.5.1: answer with the status code received.
+            self._queue_close(Close(close.code))
+        self._end(Ending.PEER_CLOSE)
+
+    def _go_to(self, place: int) -> None:
+        """Go on reading there. What has been read isn't kept, where it is all that has come."""
+        if place == len(self._data):
+            self._data, self._start = b"", 0
+        else:
+            self._start = place
+
+    def _stop_reading(self) -> None:
+        self._data, self._start, self._left = b"", 0, 0
+        self._payload = self._pieces = None
 
     def receive_eof(self) -> None:
         """Take note that nothing more will come from the peer, or that the connection is gone."""
@@ -179,22 +305,15 @@ class WebSocketProtocol:
         if violation is not None:
             self.fail(violation.code, violation.reason, Ending.PROTOCOL_ERROR)
 
-    def _close_received_or_failed(self, code: int, reason: str) -> None:
-        if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
-            self.violation = Close(int(code), self._what_was_wrong(code, reason))
-            if not (self._message_given and self.state is State.OPEN):
-                self.give_up()
-            return
-        code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else code
-        self.close_received = Close(int(code), reason)
-        if self.state is State.OPEN:
-            # RFC 6455 section 5.5.1: answer with the status code received.
-            self._queue_close(Close(int(code)))
-        self._end(Ending.PEER_CLOSE)
+    def _fail_after_messages(self, violation: Violation) -> None:
+        self._stop_reading()
+        self.violation = Close(violation.code, self._what_was_wrong(violation))
+        if not (self._message_given and self.state is State.OPEN):
+            self.give_up()
 
-    def _what_was_wrong(self, code: int, reason: str) -> str:
+    def _what_was_wrong(self, violation: Violation) -> str:
         """Return wsproto's reason, unless it is none, or counts bytes from where the network happened to cut."""
-        match code:
+        match violation.code:
             case CloseCode.MESSAGE_TOO_BIG:
                 return f"message is larger than {self._config.max_message_size} bytes"
             case CloseCode.POLICY_VIOLATION:
@@ -203,20 +322,7 @@ class WebSocketProtocol:
                 return "text is not valid UTF-8"
             case CloseCode.INVALID_DATA:
                 return "text is not valid UTF-8, or compressed data is damaged"
-        return reason
-
-    def _assemble(self, event: ws.TextMessage | ws.BytesMessage) -> str | bytes | None:
-        """Return the message that the piece completes, if it does."""
-        if self._pieces is None:
-            if event.message_finished:
-                return event.data if isinstance(event, ws.TextMessage) else bytes(event.data)
-            self._pieces = StringIO() if isinstance(event, ws.TextMessage) else BytesIO()
-        self._pieces.write(event.data)
-        if not event.message_finished:
-            return None
-        message: str | bytes = self._pieces.getvalue()
-        self._pieces = None
-        return message
+        return violation.reason
 
     # What we send.
 
@@ -236,22 +342,29 @@ class WebSocketProtocol:
         return self._deflate.compress_ahead(message.encode() if isinstance(message, str) else message)
 
     def send_message(self, message: str | bytes) -> bytes:
-        """Return the bytes of a message. Raises `ConnectionClosed` if the connection is not open."""
+        """
+        Return the bytes of a message: one frame.
+
+        Raises `ConnectionClosed` if the connection is not open, ``UnicodeEncodeError`` for text that UTF-8 cannot
+        hold.
+        """
         self._check_open()
-        event: ws.Event = (
-            ws.TextMessage(data=message) if isinstance(message, str) else ws.BytesMessage(data=message)
-        )
-        return self._connection.send(event)
+        if self._deflate is not None:
+            opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+            if self._deflate.compresses(len(payload)):
+                opcode, payload = opcode | COMPRESSED, self._deflate.compress_message(payload)
+            return encode(opcode, payload, masked=self.client)
+        return encode_message(message, masked=True) if self.client else encode_shared(message)
 
     def send_ping(self, payload: bytes) -> bytes:
         """Return the bytes of a ping of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
         self._check_open()
-        return self._connection.send(ws.Ping(payload=payload))
+        return encode(PING, payload, masked=self.client)
 
     def send_pong(self, payload: bytes) -> bytes:
         """Return the bytes of a pong of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
         self._check_open()
-        return self._connection.send(ws.Pong(payload=payload))
+        return encode(PONG, payload, masked=self.client)
 
     def send_close(self, close: Close) -> None:
         """Start the closing handshake; without effect if the connection is not open."""
@@ -272,10 +385,13 @@ class WebSocketProtocol:
         return data
 
     def _queue_close(self, close: Close) -> None:
-        # wsproto knows an empty close frame by the identity of this code.
-        code = CloseReason.NO_STATUS_RCVD if close.code == CloseCode.NO_STATUS_RCVD else close.code
-        self._outgoing += self._connection.send(ws.CloseConnection(code=code, reason=close.reason or None))
+        self._outgoing += self._made_wsproto().close_frame(close)
         self.close_sent = close
+
+    def _made_wsproto(self) -> WsprotoFrames:
+        if self._wsproto is None:
+            self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
+        return self._wsproto
 
     def _check_open(self) -> None:
         if self.state is not State.OPEN:
@@ -287,7 +403,7 @@ class WebSocketProtocol:
             return
         self.state = state
         if state is State.CLOSED:
-            self._unparsed = b""
+            self._stop_reading()
         if self.ending is None:
             self.ending = ending
         self._pieces = None
@@ -314,78 +430,3 @@ class WebSocketProtocol:
         if self.close_received is not None and codes <= _HARMLESS_CODES:
             return ConnectionClosedOK(self.close_received, self.close_sent)
         return ConnectionClosedError(self.close_received, self.close_sent)
-
-
-class _FrameHook(Extension):
-    """Sees each frame that arrives before wsproto does. No extension of the wire: nothing is negotiated."""
-
-    def enabled(self) -> bool:
-        return True
-
-    def offer(self) -> bool:
-        raise NotImplementedError
-
-
-class _MessageLimits(_FrameHook):
-    """
-    Refuses a frame by its header where it would make a message larger than the limit, or of too many fragments.
-
-    wsproto calls `frame_inbound_header` again for the same frame when it lacks the masking key, so a frame is
-    only counted when it is complete.
-    """
-
-    name = "trio-ws-server-message-limits"
-
-    def __init__(self, config: Config) -> None:
-        self._max_size = config.max_message_size
-        self._max_fragments = config.max_message_fragments
-        self._before = 0
-        self._fragments = 0
-        self._frame = 0
-        self._is_control = False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        self._is_control = opcode.iscontrol()
-        if not self._is_control:
-            self._frame = payload_length
-            if self._before + self._frame > self._max_size:
-                return CloseReason.MESSAGE_TOO_BIG
-            if self._fragments == self._max_fragments:
-                return CloseReason.POLICY_VIOLATION
-        return RsvBits(False, False, False)
-
-    def frame_inbound_complete(self, proto: FrameDecoder | FrameProtocol, fin: bool) -> None:
-        if not self._is_control:
-            self._before = 0 if fin else self._before + self._frame
-            self._fragments = 0 if fin else self._fragments + 1
-
-
-class _BadGateway(_FrameHook):
-    """
-    Lets close code 1014 pass, which is registered with IANA (bad gateway) but reserved for wsproto.
-
-    wsproto is shown its neighbour 1013 instead, which is as good a code; `seen` tells the two apart.
-    """
-
-    name = "trio-ws-server-bad-gateway"
-    _CODE = CloseCode.BAD_GATEWAY.to_bytes(2, "big")
-    _SHOWN = CloseCode.TRY_AGAIN_LATER.to_bytes(2, "big")
-
-    def __init__(self) -> None:
-        self.seen = False
-        self._is_close = False
-
-    def frame_inbound_header(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
-    ) -> CloseReason | RsvBits:
-        self._is_close = opcode is Opcode.CLOSE
-        return RsvBits(False, False, False)
-
-    def frame_inbound_payload_data(
-        self, proto: FrameDecoder | FrameProtocol, data: bytes
-    ) -> bytes | CloseReason:
-        # The payload of a control frame comes in one piece.
-        self.seen = self._is_close and data.startswith(self._CODE)
-        return self._SHOWN + data[2:] if self.seen else data

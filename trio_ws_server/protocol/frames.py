@@ -1,0 +1,154 @@
+"""
+WebSocket frames (RFC 6455 section 5.2): where they begin and end, their masks, and the simple ones encoded.
+
+Simple are data frames that are a whole message, and pings and pongs. All others, and whatever is wrong, are for
+wsproto (`protocol.wsproto_frames`), which costs 10 times as much time. Pings and pongs are among the simple ones
+because wsproto's objects take 2 KiB, and keepalive would make every idle connection hold them.
+"""
+
+from __future__ import annotations
+
+import os
+from functools import cache
+from struct import Struct
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Final
+
+# The first byte of a simple frame: its opcode, and that it is the last of its message.
+TEXT: Final = 0x81
+BINARY: Final = 0x82
+PING: Final = 0x89
+PONG: Final = 0x8A
+
+COMPRESSED: Final = 0x40
+"""The bit of the first byte that says so (RFC 7692 section 6)."""
+
+MASKED: Final = 0x100
+"""The bit that stands behind those of the first byte where `locate` has found a masked frame."""
+
+_INVALID = -1
+
+
+@cache
+def simple_kinds(*, masked: bool, compressed: bool) -> frozenset[int]:
+    """Return the kinds of simple frames, as `locate` has them, on a connection with or without compression."""
+    firsts = [TEXT, BINARY, PING, PONG, *((TEXT | COMPRESSED, BINARY | COMPRESSED) if compressed else ())]
+    return frozenset(first | MASKED if masked else first for first in firsts)
+
+
+def locate(data: bytes, start: int) -> tuple[int, int, int] | None:
+    """
+    Find the frame that starts there: return its kind, where its payload starts, and where it ends.
+
+    The kind is its first byte and whether it is masked, in one number; a length too long for a control frame, or of
+    another form than the shortest, makes it one that is not simple. Both places may be behind the end of what has
+    come. None where not even the length has.
+    """
+    body = start + 2
+    if len(data) < body:
+        return None
+    kind = data[start]
+    length = data[start + 1]
+    if length & 0x80:
+        kind |= MASKED
+        length &= 0x7F
+    if length > 125:
+        if kind & 0x0F > 2:
+            # No frame of data: wsproto refuses it without a look at the length.
+            return _INVALID, body, body
+        body += 2 if length == 126 else 8
+        if len(data) < body:
+            return None
+        shortest = 126 if length == 126 else 1 << 16
+        length = int.from_bytes(data[start + 2 : body], "big")
+        if not shortest <= length < 1 << 63:
+            kind = _INVALID
+    if kind & MASKED:
+        body += 4
+    return kind, body, body + length
+
+
+# Masking (RFC 6455 section 5.3)
+
+_INT_IS_FASTER_BELOW = 1024
+
+
+def mask_in_python(data: bytes, key: bytes) -> bytes:
+    """Mask or unmask, without the C function: 20 to 100 times slower."""
+    size = len(data)
+    if size < _INT_IS_FASTER_BELOW:
+        keys = key * (size // 4) + key[: size % 4]
+        return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
+    masked = bytearray(data)
+    for place, byte in enumerate(key):
+        masked[place::4] = masked[place::4].translate(_masked_bytes(byte))
+    return bytes(masked)
+
+
+@cache
+def _masked_bytes(key: int) -> bytes:
+    """Return what each byte becomes."""
+    return bytes(byte ^ key for byte in range(256))
+
+
+mask: Callable[[bytes, bytes], bytes]
+"""Mask or unmask data with a key of four bytes."""
+
+try:
+    from websockets.speedups import apply_mask as mask
+except ImportError:
+    mask = mask_in_python
+
+
+def unmasked(data: bytes, body: int, end: int) -> bytes:
+    """Return the payload of a masked frame that has come as a whole."""
+    return mask(data[body:end], data[body - 4 : body])
+
+
+# Sending
+
+_SHORT, _MEDIUM, _LONG = Struct("!BB"), Struct("!BBH"), Struct("!BBQ")
+
+_SHARED_SIZE = 64 * 1024
+"""Characters or bytes of a message that is kept to be sent again, as it and its frame are."""
+
+_last: tuple[str | bytes | None, bytes] = None, b""
+"""The last such message and its frame. One tuple, so that threads with servers of their own cannot mix them up."""
+
+
+def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
+    """Return the frame; a masked one under a fresh key that nobody can predict (RFC 6455 section 5.3)."""
+    mask_bit = 0x80 if masked else 0
+    size = len(payload)
+    if size < 126:
+        header = _SHORT.pack(first, mask_bit | size)
+    elif size < 1 << 16:
+        header = _MEDIUM.pack(first, mask_bit | 126, size)
+    else:
+        header = _LONG.pack(first, mask_bit | 127, size)
+    if not masked:
+        return header + payload
+    key = os.urandom(4)
+    payload = mask(payload, key)
+    return b"".join((header, key, payload))
+
+
+def encode_message(message: str | bytes, *, masked: bool) -> bytes:
+    """Return the frame of a message that is not compressed. Raises ``UnicodeEncodeError`` for surrogates."""
+    if isinstance(message, str):
+        return encode(TEXT, message.encode(), masked=masked)
+    return encode(BINARY, message, masked=masked)
+
+
+def encode_shared(message: str | bytes) -> bytes:
+    """Return the frame of a message, not masked: the same again for an object that is sent to many in a row."""
+    global _last
+    last, frame = _last
+    if message is not last:
+        frame = encode_message(message, masked=False)
+        if len(message) <= _SHARED_SIZE:
+            _last = message, frame
+    return frame
