@@ -26,12 +26,16 @@ class Link(NamedTuple):
 
     def end(self, config: Config) -> WebSocketProtocol:
         """Return our end, open."""
-        deflate = None
-        if self.deflate is not None:
-            deflate = Deflate(config)
-            agree = deflate.finalize if self.client else deflate.accept
-            agree(f"{deflate.name}{self.deflate}")
-        return WebSocketProtocol(config, client=self.client, deflate=deflate)
+        return WebSocketProtocol(config, client=self.client, deflate=self.compression(config))
+
+    def compression(self, config: Config) -> Deflate | None:
+        """Return what our end compresses and inflates with."""
+        if self.deflate is None:
+            return None
+        deflate = Deflate(config)
+        agree = deflate.finalize if self.client else deflate.accept
+        agree(f"{deflate.name}{self.deflate}")
+        return deflate
 
 
 _sides = st.booleans()
