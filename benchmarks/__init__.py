@@ -1,0 +1,1 @@
+"""How fast the server is, next to others and to the machine: see README.md."""

@@ -1,0 +1,151 @@
+"""
+Measures the servers against each other: ``python -m benchmarks``, or ``benchmarks/run``, which installs them.
+
+Each round has every server do every work once, for a short time; a ratio is of two figures of one round, so that
+what else the machine does in the meantime matters as little as it can. A run of everything writes results.md and
+results.png; any other only prints.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks import comparisons, plot, report
+from benchmarks.machine import machine, versions
+from benchmarks.measuring import Timing, measure
+from benchmarks.processes import ProcessError, cores
+from benchmarks.servers import SERVERS
+from benchmarks.works import WORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from benchmarks.comparisons import Round
+    from benchmarks.servers import Server
+    from benchmarks.works import Work
+
+HERE = Path(__file__).parent
+OFFERED_SHARE = 0.5
+"""Where latency is measured, this share of what the best peer can take is offered to all."""
+
+
+class Run:
+    """What is measured with which servers, and what came of it so far."""
+
+    def __init__(self, works: Sequence[Work], names: Sequence[str], timing: Timing) -> None:
+        self.rounds: list[Round] = []
+        self.failures: list[str] = []
+        self._works = works
+        self._names = names
+        self._timing = timing
+        self._offered: dict[str, float] = {}
+
+    def find_rates(self) -> None:
+        """For each work with a rate, see what the peers can take; ours have no say in that."""
+        for work in self._works:
+            if work.has_rate:
+                capacities = [self._capacity(SERVERS[name]) for name in self._chosen(comparisons.peers(work))]
+                self._offered[work.name] = OFFERED_SHARE * max(capacities, default=0.0)
+
+    def _capacity(self, server: Server) -> float:
+        return measure(server, WORKS["small"], self._timing).rate
+
+    def add_round(self) -> None:
+        """Have each server do each work; each round begins with another server."""
+        this: Round = {}
+        for work in self._works:
+            servers = self._chosen([*comparisons.ours(work), *comparisons.peers(work)])
+            first = len(self.rounds) % max(len(servers), 1)
+            for name in servers[first:] + servers[:first]:
+                self._measure(this, work, name)
+        self.rounds.append(this)
+
+    def _chosen(self, names: Sequence[str]) -> list[str]:
+        return [name for name in names if name in self._names]
+
+    def _measure(self, this: Round, work: Work, name: str) -> None:
+        try:
+            measurement = measure(SERVERS[name], work, self._timing, self._offered.get(work.name, 0.0))
+        except ProcessError as exc:
+            self.failures.append(f"{SERVERS[name].title} at {work.title}: {exc}")
+            _progress(f"{work.name:15} {name:20} failed: {exc}")
+        else:
+            this[work.name, name] = measurement
+            figure = f"{work.quantity.of(measurement):12,.2f} {work.quantity.value}"
+            _progress(
+                f"{work.name:15} {name:20} {figure}, {measurement.cpu_seconds * 1e6:.1f} µs of CPU each"
+            )
+
+
+def _progress(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="benchmarks/run", description="Measure servers against each other.")
+
+    def option(name: str, help_: str, **settings: Any) -> None:
+        parser.add_argument(name, help=help_, **settings)
+
+    option("--rounds", "default: %(default)s", type=int, default=7, metavar="N")
+    option("--seconds", "of each window; default: %(default)s", type=float, default=1.5, metavar="S")
+    option("--warm-up", "before each window; default: %(default)s", type=float, default=0.5, metavar="S")
+    option("--only", f"of {', '.join(WORKS)}", nargs="+", choices=WORKS, metavar="WORK")
+    option("--servers", f"of {', '.join(SERVERS)}", nargs="+", choices=SERVERS, metavar="SERVER")
+    option("--quick", "3 rounds, 0.5 s each after 0.2 s: for orientation", action="store_true")
+    arguments = parser.parse_args()
+    if arguments.quick:
+        arguments.rounds, arguments.seconds, arguments.warm_up = 3, 0.5, 0.2
+    return arguments
+
+
+def _document(run: Run, arguments: argparse.Namespace, seconds: float) -> str:
+    facts = machine() | versions(SERVERS.values())
+    facts["date"] = f"{datetime.now(UTC):%Y-%m-%d}"
+    facts["run"] = (
+        f"{arguments.rounds} rounds, {arguments.seconds:g} s each after {arguments.warm_up:g} s of warm-up, "
+        f"in {seconds / 60:.0f} minutes"
+    )
+    return (
+        (HERE / "results-template.md")
+        .read_text()
+        .format(
+            goals=report.goals(run.rounds),
+            figures=report.figures(run.rounds),
+            facts=report.table_of(facts),
+            failures="".join(f"- {failure.splitlines()[0]}\n" for failure in run.failures) or "None.\n",
+        )
+    )
+
+
+def main() -> None:
+    """Measure, and tell."""
+    arguments = _arguments()
+    works = [WORKS[name] for name in arguments.only or WORKS]
+    run = Run(
+        works, arguments.servers or [*SERVERS], Timing(warm_up=arguments.warm_up, window=arguments.seconds)
+    )
+    started = time.monotonic()
+    try:
+        cores()
+        run.find_rates()
+        for number in range(1, arguments.rounds + 1):
+            _progress(f"-- round {number} of {arguments.rounds}")
+            run.add_round()
+    except ProcessError as exc:
+        sys.exit(f"benchmarks/run: {exc}")
+    print(report.goals(run.rounds), report.figures(run.rounds), sep="\n\n")
+    if not (arguments.only or arguments.servers or arguments.quick):
+        (HERE / "results.md").write_text(_document(run, arguments, time.monotonic() - started))
+        plot.draw(run.rounds, HERE / "results.png")
+    if run.failures:
+        sys.exit("\n".join(["benchmarks/run: there were failures:", *run.failures]))
+
+
+if __name__ == "__main__":
+    main()

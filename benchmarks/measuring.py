@@ -1,0 +1,101 @@
+"""One server under one load: what came of it."""
+
+from __future__ import annotations
+
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from benchmarks import frames
+from benchmarks.processes import ProcessError, cores, free_port, loading, serving
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from benchmarks.processes import Load
+    from benchmarks.servers import Server
+    from benchmarks.works import Work
+
+FIRST_CONNECTIONS = 50
+"""After so many have come and gone, what was imported and cached counts no more as what a connection takes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Timing:
+    """Seconds for which a server is warmed up, and then measured."""
+
+    warm_up: float
+    window: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Measurement:
+    """What one server did in one round. What the work does not tell is 0."""
+
+    rate: float = 0.0
+    """Messages received (fan-out: by all clients together; connect: connections) a second."""
+    cpu_seconds: float = 0.0
+    """CPU time, user and system, of the server's processes for each of these."""
+    load_busy: float = 0.0
+    """Share of the time in which the load did not wait for the server."""
+    latency_50: float = 0.0
+    latency_99: float = 0.0
+    """Seconds in which 50 and 99 % of the messages came back."""
+    connection_bytes: float = 0.0
+    """Resident memory for each connection."""
+
+
+def measure(server: Server, work: Work, timing: Timing, rate: float = 0.0) -> Measurement:
+    """
+    Start the server, and put the load on it: where the work has a rate, so many messages a second.
+
+    Raises `ProcessError` for a server that doesn't do what the work asks.
+    """
+    server_core, load_core = cores()
+    port = free_port()
+
+    @contextmanager
+    def load(mode: str, connections: int) -> Iterator[Load]:
+        arguments = (mode, port, connections, work.in_flight, timing.warm_up, timing.window, rate)
+        with loading([*map(str, arguments)], _prepared(work, port), load_core) as started:
+            started.wait_for_begin()
+            yield started
+
+    with serving(server.command(work, port), port, server_core) as process:
+        if work.mode == "idle":
+            with load("idle", FIRST_CONNECTIONS):
+                pass
+            before = process.resident_bytes()
+            with load("idle", work.connections):
+                return Measurement(connection_bytes=(process.resident_bytes() - before) / work.connections)
+        with load(work.mode, work.connections) as loaded:
+            cpu_before = process.cpu_seconds()
+            result = loaded.result()
+            cpu_seconds = process.cpu_seconds() - cpu_before
+        if not result["messages"]:
+            raise ProcessError("no message came back")
+        return Measurement(
+            rate=result["messages"] / result["seconds"],
+            cpu_seconds=cpu_seconds / result["messages"],
+            load_busy=result["cpu_seconds"] / result["seconds"],
+            latency_50=result.get("latency_50", 0.0),
+            latency_99=result.get("latency_99", 0.0),
+        )
+
+
+def _prepared(work: Work, port: int) -> bytes:
+    """Return what the load reads from its standard input."""
+    head = [
+        "GET / HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if work.deflate:
+        head.append(f"Sec-WebSocket-Extensions: {frames.EXTENSION}")
+    request = "".join(f"{line}\r\n" for line in [*head, ""]).encode()
+    expected = b"permessage-deflate" if work.deflate else b""
+    blocks = [request, expected, frames.CLOSE_FRAME, *work.frames()]
+    return b"".join(len(block).to_bytes(4, "little") + block for block in blocks)

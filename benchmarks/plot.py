@@ -1,0 +1,70 @@
+"""What was measured, as a picture."""
+
+from __future__ import annotations
+
+from statistics import median
+from typing import TYPE_CHECKING
+
+import matplotlib as mpl
+from matplotlib import pyplot
+
+from benchmarks.comparisons import ASGI_PEERS
+from benchmarks.servers import SERVERS
+from benchmarks.works import WORKS
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+    from pathlib import Path
+
+    from matplotlib.axes import Axes
+
+    from benchmarks.comparisons import Round
+    from benchmarks.works import Work
+
+_SERVERS = ("asgi", *ASGI_PEERS, "hypercorn")
+_WORKS = (
+    "small",
+    "pipelined",
+    "64k",
+    "1m",
+    "fan-out",
+    "deflate",
+    "connect",
+    "latency",
+    "idle",
+    "idle-deflate",
+)
+_COLUMNS = 2
+_OURS, _THEIRS = "#2a6f97", "#c5ccd3"
+
+
+def draw(rounds: Sequence[Round], path: Path) -> None:
+    """Draw the ASGI servers side by side, a panel for each work: bars are medians, with all the rounds as dots."""
+    mpl.use("agg")
+    rows = -(-len(_WORKS) // _COLUMNS)
+    figure, panels = pyplot.subplots(rows, _COLUMNS, figsize=(11, 1.75 * rows), layout="constrained")
+    for name, panel in zip(_WORKS, panels.flat, strict=True):
+        _draw_panel(panel, WORKS[name], rounds)
+    figure.savefig(path, dpi=110)
+    pyplot.close(figure)
+
+
+def _draw_panel(panel: Axes, work: Work, rounds: Sequence[Round]) -> None:
+    measured = {
+        server: [work.quantity.of(one[work.name, server]) for one in rounds if (work.name, server) in one]
+        for server in reversed(_SERVERS)
+    }
+    bars = {SERVERS[server].title: values for server, values in measured.items() if values}
+    colors = [_OURS if SERVERS["asgi"].title == title else _THEIRS for title in bars]
+    medians = [median(values) for values in bars.values()]
+    drawn = panel.barh([*bars], medians, color=colors)
+    panel.bar_label(drawn, [f" {value:,.0f} {work.quantity.value}" for value in medians], fontsize=8)
+    for row, values in enumerate(bars.values()):
+        panel.plot(values, [row] * len(values), ".", color="black", markersize=3, alpha=0.6)
+    better = "more" if work.quantity.more_is_better else "less"
+    panel.set_title(f"{work.title} ({better} is better)", fontsize=9, loc="left")
+    panel.margins(x=0.25)
+    panel.set_xlim(left=0)
+    panel.tick_params(labelsize=8)
+    panel.xaxis.set_visible(False)
+    panel.spines[["top", "right", "bottom"]].set_visible(False)

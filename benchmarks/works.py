@@ -1,0 +1,137 @@
+"""What the servers are given to do."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import Enum
+from functools import partial
+from typing import TYPE_CHECKING, Literal
+
+from benchmarks import frames
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from benchmarks.measuring import Measurement
+
+KIB = 1024
+
+
+class Quantity(Enum):
+    """What is compared; the value is its unit."""
+
+    RATE = "/s"
+    MEMORY = "KiB"
+    LATENCY = "ms"
+
+    @property
+    def more_is_better(self) -> bool:
+        """Whether a server is ahead that has more of it."""
+        return self is Quantity.RATE
+
+    def of(self, measurement: Measurement) -> float:
+        """Return it, in its unit."""
+        match self:
+            case Quantity.RATE:
+                return measurement.rate
+            case Quantity.MEMORY:
+                return measurement.connection_bytes / KIB
+            case Quantity.LATENCY:
+                return measurement.latency_99 * 1000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Work:
+    """One kind of load, as ``load.c`` has them; the application that it is for."""
+
+    name: str
+    title: str
+    mode: Literal["echo", "rate", "fan-out", "connect", "idle"] = "echo"
+    connections: int
+    in_flight: int = 1
+    frames: Callable[[], list[bytes]]
+    deflate: bool = False
+
+    @property
+    def app(self) -> Literal["echo", "fan-out"]:
+        """What the server is to do with messages."""
+        return "fan-out" if self.mode == "fan-out" else "echo"
+
+    @property
+    def has_rate(self) -> bool:
+        """Whether so many messages a second are sent, whatever the server does."""
+        return self.mode == "rate"
+
+    @property
+    def quantity(self) -> Quantity:
+        """What is compared in this work."""
+        return {"idle": Quantity.MEMORY, "rate": Quantity.LATENCY}.get(self.mode, Quantity.RATE)
+
+
+_SMALL = partial(frames.texts, 16, 64)
+_JSON = partial(frames.compressed_json, 16, KIB)
+
+
+def _latency(name: str) -> Work:
+    title = "p99 latency, 64 B text, 100 connections, at half the best peer's rate"
+    return Work(name=name, title=title, mode="rate", connections=100, frames=_SMALL)
+
+
+WORKS = {
+    work.name: work
+    for work in [
+        Work(name="small", title="64 B text, 100 connections, one in flight", connections=100, frames=_SMALL),
+        Work(
+            name="pipelined",
+            title="64 B text, 10 connections, 16 in flight",
+            connections=10,
+            in_flight=16,
+            frames=_SMALL,
+        ),
+        Work(
+            name="64k",
+            title="64 KiB binary, 4 connections",
+            connections=4,
+            frames=partial(frames.binaries, 4, 64 * KIB),
+        ),
+        Work(
+            name="1m",
+            title="1 MiB binary, 4 connections",
+            connections=4,
+            frames=partial(frames.binaries, 1, KIB * KIB),
+        ),
+        Work(
+            name="fan-out",
+            title="fan-out, 128 B text to 200 clients",
+            mode="fan-out",
+            connections=200,
+            frames=partial(frames.texts, 16, 128),
+        ),
+        Work(
+            name="deflate",
+            title="1 KiB JSON text, compressed, 100 connections",
+            connections=100,
+            frames=_JSON,
+            deflate=True,
+        ),
+        Work(
+            name="connect",
+            title="new connections: handshake, one echo, close",
+            mode="connect",
+            connections=16,
+            frames=_SMALL,
+        ),
+        _latency("latency"),
+        _latency("latency-native"),
+        Work(name="idle", title="idle connection", mode="idle", connections=2000, frames=_SMALL),
+        Work(
+            name="idle-deflate",
+            title="idle connection, permessage-deflate negotiated and used",
+            mode="idle",
+            connections=2000,
+            frames=_JSON,
+            deflate=True,
+        ),
+    ]
+}
+"""By name."""
