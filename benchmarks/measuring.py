@@ -12,7 +12,7 @@ from benchmarks.processes import ProcessError, cores, free_port, loading, servin
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-    from benchmarks.processes import Load
+    from benchmarks.processes import Load, ServerProcess
     from benchmarks.servers import Server
     from benchmarks.works import Work
 
@@ -51,26 +51,12 @@ def measure(server: Server, work: Work, timing: Timing, rate: float = 0.0) -> Me
 
     Raises `ProcessError` for a server that doesn't do what the work asks.
     """
-    server_core, load_core = cores()
-    port = free_port()
-
-    @contextmanager
-    def load(mode: str, connections: int) -> Iterator[Load]:
-        arguments = (mode, port, connections, work.in_flight, timing.warm_up, timing.window, rate)
-        with loading([*map(str, arguments)], _prepared(work, port), load_core) as started:
-            started.wait_for_begin()
-            yield started
-
-    with serving(server.command(work, port), port, server_core) as process:
+    with started(server, work) as process:
         if work.mode == "idle":
-            with load("idle", FIRST_CONNECTIONS):
-                pass
-            before = process.resident_bytes()
-            with load("idle", work.connections):
-                return Measurement(connection_bytes=(process.resident_bytes() - before) / work.connections)
-        with load(work.mode, work.connections) as loaded:
+            return _measure_memory(process, work, timing)
+        with load_on(process, work, timing, rate=rate) as load:
             cpu_before = process.cpu_seconds()
-            result = loaded.result()
+            result = load.result()
             cpu_seconds = process.cpu_seconds() - cpu_before
         if not result["messages"]:
             raise ProcessError("no message came back")
@@ -81,6 +67,36 @@ def measure(server: Server, work: Work, timing: Timing, rate: float = 0.0) -> Me
             latency_50=result.get("latency_50", 0.0),
             latency_99=result.get("latency_99", 0.0),
         )
+
+
+def _measure_memory(process: ServerProcess, work: Work, timing: Timing) -> Measurement:
+    with load_on(process, work, timing, connections=FIRST_CONNECTIONS):
+        pass
+    before = process.resident_bytes()
+    with load_on(process, work, timing):
+        return Measurement(connection_bytes=(process.resident_bytes() - before) / work.connections)
+
+
+@contextmanager
+def started(server: Server, work: Work) -> Iterator[ServerProcess]:
+    """Have the server listen, on its core, for this work."""
+    server_core, _ = cores()
+    port = free_port()
+    with serving(server.command(work, port), port, server_core) as process:
+        yield process
+
+
+@contextmanager
+def load_on(
+    process: ServerProcess, work: Work, timing: Timing, *, connections: int | None = None, rate: float = 0.0
+) -> Iterator[Load]:
+    """Have the load do this work, with so many connections if told; the body runs when the warm-up is over."""
+    _, load_core = cores()
+    count = connections or work.connections
+    arguments = (work.mode, process.port, count, work.in_flight, timing.warm_up, timing.window, rate)
+    with loading([*map(str, arguments)], _prepared(work, process.port), load_core) as load:
+        load.wait_for_begin()
+        yield load
 
 
 def _prepared(work: Work, port: int) -> bytes:

@@ -8,8 +8,6 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib import pyplot
 
-from benchmarks.comparisons import ASGI_PEERS
-from benchmarks.servers import SERVERS
 from benchmarks.works import WORKS
 
 if TYPE_CHECKING:
@@ -21,7 +19,13 @@ if TYPE_CHECKING:
     from benchmarks.comparisons import Round
     from benchmarks.works import Work
 
-_SERVERS = ("asgi", *ASGI_PEERS, "hypercorn")
+_LABELS = {
+    "asgi": "trio-ws-server",
+    "uvicorn-websockets": "uvicorn, websockets",
+    "uvicorn-sansio": "uvicorn, sansio",
+    "granian": "granian",
+    "hypercorn": "hypercorn, Trio",
+}
 _WORKS = (
     "small",
     "pipelined",
@@ -52,17 +56,17 @@ def draw(rounds: Sequence[Round], path: Path) -> None:
 def _draw_panel(panel: Axes, work: Work, rounds: Sequence[Round]) -> None:
     measured = {
         server: [work.quantity.of(one[work.name, server]) for one in rounds if (work.name, server) in one]
-        for server in reversed(_SERVERS)
+        for server in reversed(_LABELS)
     }
-    bars = {SERVERS[server].title: values for server, values in measured.items() if values}
-    colors = [_OURS if SERVERS["asgi"].title == title else _THEIRS for title in bars]
+    bars = {_LABELS[server]: values for server, values in measured.items() if values}
+    colors = [_OURS if label == _LABELS["asgi"] else _THEIRS for label in bars]
     medians = [median(values) for values in bars.values()]
     drawn = panel.barh([*bars], medians, color=colors)
     panel.bar_label(drawn, [f" {value:,.0f} {work.quantity.value}" for value in medians], fontsize=8)
     for row, values in enumerate(bars.values()):
         panel.plot(values, [row] * len(values), ".", color="black", markersize=3, alpha=0.6)
-    better = "more" if work.quantity.more_is_better else "less"
-    panel.set_title(f"{work.title} ({better} is better)", fontsize=9, loc="left")
+    note = "" if work.quantity.more_is_better else " (less is better)"
+    panel.set_title(work.title + note, fontsize=9, loc="left")
     panel.margins(x=0.25)
     panel.set_xlim(left=0)
     panel.tick_params(labelsize=8)

@@ -9,16 +9,16 @@ import socket
 import subprocess
 import tempfile
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from benchmarks.programs import LOAD
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
 
 REPOSITORY = Path(__file__).parents[1]
-BUILD = Path(__file__).parent / "build"
-"""Where the programs in C are."""
 
 DEADLINE = 60.0
 """Seconds for a process to do what is waited for."""
@@ -43,7 +43,7 @@ class ServerProcess:
 
     def __init__(self, process: subprocess.Popen[bytes], port: int) -> None:
         self.port = port
-        self._leader = process.pid
+        self.pid = process.pid
 
     def cpu_seconds(self) -> float:
         """Return the CPU time, user and system, that it has taken."""
@@ -63,7 +63,7 @@ class ServerProcess:
         pids = []
         for entry in Path("/proc").iterdir():
             try:
-                if entry.name.isdecimal() and os.getpgid(int(entry.name)) == self._leader:
+                if entry.name.isdecimal() and os.getpgid(int(entry.name)) == self.pid:
                     pids.append(int(entry.name))
             except ProcessLookupError:
                 pass
@@ -93,8 +93,9 @@ def serving(command: Sequence[str], port: int, core: int) -> Iterator[ServerProc
             said = log.read().decode(errors="replace")
             raise ProcessError(f"{exc}\n{' '.join(command)}\n{said[-4000:]}") from exc
         finally:
-            # Not asked to stop: some would wait for their connections.
-            os.killpg(process.pid, signal.SIGKILL)
+            # Not asked to stop: some would wait for their connections. Whoever ended by itself has no group.
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
 
@@ -152,7 +153,7 @@ class Load:
 def loading(arguments: Sequence[str], prepared: bytes, core: int) -> Iterator[Load]:
     """Start the load on the core, with what it is to send; kill it in the end."""
     process = _start(
-        [f"{BUILD}/load", *arguments],
+        [LOAD, *arguments],
         core,
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
@@ -168,7 +169,7 @@ def loading(arguments: Sequence[str], prepared: bytes, core: int) -> Iterator[Lo
             process.kill()
 
 
-def _start(command: Sequence[str], core: int, **options: Any) -> subprocess.Popen[bytes]:
+def _start(command: Sequence[str | Path], core: int, **options: Any) -> subprocess.Popen[bytes]:
     """Start a process that may use this core alone, as may all that it starts."""
     before = os.sched_getaffinity(0)
     os.sched_setaffinity(0, {core})

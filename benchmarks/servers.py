@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from benchmarks.processes import BUILD
+from benchmarks.programs import ECHO
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -81,7 +81,7 @@ def _peer(name: str) -> Callable[[Work, int], list[str]]:
 
 
 def _yardstick(_work: Work, port: int) -> list[str]:
-    return [f"{BUILD}/echo", str(port)]
+    return [str(ECHO), str(port)]
 
 
 SERVERS = {

@@ -73,7 +73,7 @@ _JSON = partial(frames.compressed_json, 16, KIB)
 
 
 def _latency(name: str) -> Work:
-    title = "p99 latency, 64 B text, 100 connections, at half the best peer's rate"
+    title = "p99 latency at half the best peer's rate, 64 B text"
     return Work(name=name, title=title, mode="rate", connections=100, frames=_SMALL)
 
 
@@ -126,7 +126,7 @@ WORKS = {
         Work(name="idle", title="idle connection", mode="idle", connections=2000, frames=_SMALL),
         Work(
             name="idle-deflate",
-            title="idle connection, permessage-deflate negotiated and used",
+            title="idle connection, with permessage-deflate",
             mode="idle",
             connections=2000,
             frames=_JSON,

@@ -1,0 +1,94 @@
+"""The load of the benchmarks on real servers: ours, and the one in C."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+
+import pytest
+
+from benchmarks.measuring import Timing, load_on, measure, started
+from benchmarks.processes import ProcessError
+from benchmarks.programs import compile_all
+from benchmarks.servers import SERVERS
+from benchmarks.works import WORKS
+
+TIMING = Timing(warm_up=0.05, window=0.2)
+
+pytestmark = pytest.mark.skipif(
+    shutil.which("cc") is None or not hasattr(os, "sched_getaffinity") or len(os.sched_getaffinity(0)) < 2,
+    reason="needs Linux, a C compiler and two cores",
+)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def programs() -> None:
+    """Compile the load and the server in C."""
+    compile_all()
+
+
+@pytest.mark.parametrize(
+    ("server", "work"),
+    [
+        ("asgi", "connect"),
+        ("asgi", "deflate"),
+        ("asgi", "fan-out"),
+        ("asgi", "pipelined"),
+        ("native", "fan-out"),
+        ("native", "small"),
+        ("c", "1m"),
+        ("c", "connect"),
+        ("c", "pipelined"),
+    ],
+)
+def test_what_comes_back_is_counted(server: str, work: str) -> None:
+    measurement = measure(SERVERS[server], WORKS[work], TIMING)
+
+    assert measurement.rate > 0
+    assert measurement.cpu_seconds > 0
+
+
+def test_no_more_messages_come_back_than_were_due_at_the_offered_rate() -> None:
+    measurement = measure(SERVERS["c"], WORKS["latency"], Timing(warm_up=0.2, window=1), rate=1000)
+
+    assert measurement.rate == pytest.approx(1000, rel=0.2)
+    assert 0 < measurement.latency_50 <= measurement.latency_99 < 1
+
+
+def test_latency_counts_from_when_a_message_was_due_even_if_it_does_not_come_back_in_time() -> None:
+    # 1,000 times what there is time for: what is still under way at the end has waited for most of the window.
+    heavy = replace(WORKS["latency"], connections=1, frames=WORKS["1m"].frames)
+
+    measurement = measure(SERVERS["asgi"], heavy, Timing(warm_up=0.05, window=0.5), rate=100_000)
+
+    assert measurement.latency_50 > 0.1
+
+
+def test_idle_connections_take_memory() -> None:
+    work = replace(WORKS["idle"], connections=200)
+
+    assert 1024 < measure(SERVERS["asgi"], work, TIMING).connection_bytes < 256 * 1024
+
+
+def test_a_server_that_does_not_do_what_the_work_asks_fails_it() -> None:
+    with pytest.raises(ProcessError, match="opening handshake was answered with"):
+        measure(SERVERS["c"], WORKS["deflate"], TIMING)
+
+
+def test_a_server_that_does_not_start_fails_with_what_it_said() -> None:
+    broken = replace(SERVERS["asgi"], command=lambda _work, _port: ["cat", "/no such file"])
+
+    with pytest.raises(ProcessError, match="No such file"):
+        measure(broken, WORKS["small"], TIMING)
+
+
+def test_the_server_is_gone_in_the_end() -> None:
+    with (
+        started(SERVERS["asgi"], WORKS["small"]) as process,
+        load_on(process, WORKS["small"], TIMING) as load,
+    ):
+        load.result()
+
+    with pytest.raises(ProcessLookupError):
+        os.kill(process.pid, 0)
