@@ -9,6 +9,7 @@ from __future__ import annotations
 import logging
 import socket
 from contextlib import asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import h11
@@ -71,9 +72,8 @@ async def serving(
     pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
     ours, theirs = pair()
     config = config or Config(access_log=False)
-    async with open_engine() as engine, trio.open_nursery() as nursery:
-        connection = Connection(open_transport(theirs, config, engine), peer, application, config)
-        nursery.start_soon(connection.run)
+    async with trio.open_nursery() as nursery:
+        connection = await nursery.start(partial(run_connection, theirs, application, config, peer=peer))
         yield Client(ours, connection)
         await ours.aclose()
     with pytest.raises(trio.ClosedResourceError):
@@ -85,11 +85,12 @@ async def run_connection(
     application: Application,
     config: Config,
     *,
+    peer: Peer = PEER,
     task_status: trio.TaskStatus[Connection] = trio.TASK_STATUS_IGNORED,
 ) -> None:
     """Serve one connection to its end."""
-    async with open_engine() as engine:
-        connection = Connection(open_transport(stream, config, engine), PEER, application, config)
+    async with open_engine() as engine, open_transport(stream, config, engine) as transport:
+        connection = Connection(transport, peer, application, config)
         task_status.started(connection)
         await connection.run()
 

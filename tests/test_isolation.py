@@ -7,7 +7,7 @@ import itertools
 import logging
 import sys
 import zlib
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -19,8 +19,10 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.automatic_peer import CLIENT_CONTEXT, SERVER_CONTEXT, AutomaticPeer
 from tests.faults import Faults, Place, places
 from trio_ws_server.close_codes import Close
+from trio_ws_server.config import Config
 from trio_ws_server.connection import Connection
 from trio_ws_server.http1 import HttpConnection
+from trio_ws_server.keepalive import Keepalive, Pings
 from trio_ws_server.logs import logger
 from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import ServerHandshake
@@ -28,7 +30,8 @@ from trio_ws_server.protocol.http1 import Exchange
 from trio_ws_server.protocol.websocket import WebSocketProtocol
 from trio_ws_server.server import Server
 from trio_ws_server.serving import serve
-from trio_ws_server.transport import Receiver, TLSStream
+from trio_ws_server.transport import Receiver, TLSStream, poller
+from trio_ws_server.transport.socket import SocketTransport
 from trio_ws_server.transport.stream import StreamTransport
 from trio_ws_server.upgrade import Upgrade
 from trio_ws_server.websocket import WebSocket
@@ -128,9 +131,11 @@ class Scenario:
     application: Callable[..., Any]
     sends: tuple[bytes, ...]
     ends: str = "read"
-    """What comes then: it reads to the end, ends its own side, vanishes, or the server shuts down."""
+    """What comes then: it reads to the end, ends its own side, vanishes, stalls, or the server shuts down."""
     options: dict[str, Any] = field(default_factory=dict)
     tls: bool = False
+    poller: bool = True
+    """Whether the platform has the means for one."""
 
 
 SCENARIOS = {
@@ -174,9 +179,20 @@ SCENARIOS = {
     "stalled http": Scenario(app, (LAST_GET.replace(b"hello", b"large"),)),
     "full inbox": Scenario(handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2}),
     "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
+    "evicted": Scenario(handler, (upgrade("/"), frame(0x81, b"flood")), ends="stall"),
     "vanished": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish"),
     "vanished before the answer": Scenario(app, (upgrade("/unanswered"),), ends="vanish"),
     "vanished from http": Scenario(app, (GET, GET[:10]), ends="vanish"),
+    "stalled, without a poller": Scenario(
+        handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE), poller=False
+    ),
+    "half-closed, without a poller": Scenario(handler, (upgrade("/"), TEXT), ends="end", poller=False),
+    "vanished, without a poller": Scenario(
+        handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish", poller=False
+    ),
+    "full inbox, without a poller": Scenario(
+        handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2}, poller=False
+    ),
     "drain": Scenario(handler, (upgrade("/"), TEXT), ends="drain"),
     "drain of http": Scenario(app, (GET, GET[:10]), ends="drain"),
 }
@@ -268,12 +284,21 @@ class Network:
             if self._scenario.ends == "end":
                 assert isinstance(stream, trio.SocketStream)
                 await stream.send_eof()
+            if self._scenario.ends == "stall":
+                await trio.sleep(Config().write_timeout + 1)
             if self._scenario.ends != "vanish":
                 while await stream.receive_some():
                     pass
 
 
 async def run(scenario: Scenario, path: Path) -> None:
+    with pytest.MonkeyPatch.context() as platform:
+        if not scenario.poller:
+            platform.setattr(poller, "open_selector", lambda: None)
+        await play(scenario, path)
+
+
+async def play(scenario: Scenario, path: Path) -> None:
     """Play the scenario between another connection's messages; see that none of these is lost, and nothing left."""
     network = Network(scenario, path)
     numbers = map(str, itertools.count())
@@ -343,6 +368,9 @@ def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[
     of_a_connection = {
         Connection,
         Upgrade,
+        Keepalive,
+        Pings,
+        SocketTransport,
         StreamTransport,
         TLSStream,
         Deflate,
@@ -362,6 +390,16 @@ def tried_in(name: str, reached: dict[str, Counter[Place]]) -> Iterator[tuple[Pl
             yield place, reached[name][place], failure()
 
 
+@contextmanager
+def named(place: Place) -> Iterator[None]:
+    """Let what goes wrong say where the fault was."""
+    try:
+        yield
+    except BaseException as exc:
+        exc.add_note(f"with a fault in {place}")
+        raise
+
+
 @pytest.mark.parametrize("name", SCENARIOS)
 async def test_a_fault_in_any_function_ends_its_own_connection_only_and_is_logged_once(
     name: str,
@@ -375,7 +413,8 @@ async def test_a_fault_in_any_function_ends_its_own_connection_only_and_is_logge
     for place, _, failure in tried_in(name, reached):
         log.errors.clear()
         faults.reset(place, failure, times=1)
-        await run(SCENARIOS[name], tmp_path / "socket")
+        with named(place):
+            await run(SCENARIOS[name], tmp_path / "socket")
         assert faults.raised == 1, place
         assert str(place) in THE_LOG or len(log.tracebacks_of_faults()) == 1, place
 
@@ -394,5 +433,6 @@ async def test_a_function_that_fails_on_a_connection_again_and_again_ends_that_o
         if calls > 1 and str(place) not in THE_LOG:
             log.errors.clear()
             faults.reset(place, failure, times=sys.maxsize)
-            await run(SCENARIOS[name], tmp_path / "socket")
+            with named(place):
+                await run(SCENARIOS[name], tmp_path / "socket")
             assert log.tracebacks_of_faults(), place

@@ -28,37 +28,34 @@ if TYPE_CHECKING:
 
 
 class Connection:
-    """Serves HTTP requests, one after the other, or a WebSocket, on one stream."""
+    """Serves HTTP requests, one after the other, or a WebSocket, on one transport."""
 
     def __init__(self, transport: Transport, peer: Peer, application: Application, config: Config) -> None:
-        self._transport = transport
+        """Become the transport's receiver."""
         self._peer = peer
         self._application = application
         self._config = config
-        self._http: HttpConnection | None = None
+        self._http = HttpConnection(transport, config)
         self._upgrade: Upgrade | None = None
         self._closing: Close | None = None
 
     async def run(self) -> None:
         """
-        Serve the connection to its end; close the transport.
+        Serve the connection to its end.
 
-        Cancelling it drops the connection. What the application raises is logged and doesn't come out.
+        Cancelling it leaves the transport to be closed. What the application raises is logged and doesn't come out.
         """
-        async with self._transport as transport:
-            self._http = http = HttpConnection(transport, self._config)
-            if self._closing is not None:
-                http.begin_drain()
-            try:
-                while (request := await http.next_request()) is not None:
-                    if is_upgrade(request):
-                        handshake = ServerHandshake(request, self._config.allowed_origins)
-                        await self._serve_websocket(http, request, handshake)
-                        break
-                    await self._serve_http(http, request)
-            except BadRequest as exc:
-                await self._refuse(http, exc)
-            await http.shutdown()
+        http = self._http
+        try:
+            while (request := await http.next_request()) is not None:
+                if is_upgrade(request):
+                    handshake = ServerHandshake(request, self._config.allowed_origins)
+                    await self._serve_websocket(http, request, handshake)
+                    break
+                await self._serve_http(http, request)
+        except BadRequest as exc:
+            await self._refuse(http, exc)
+        await http.shutdown()
 
     @property
     def is_websocket(self) -> bool:
@@ -68,8 +65,7 @@ class Connection:
     def begin_drain(self, close: Close) -> None:
         """Let a running request finish and then close; close a WebSocket with this code and reason."""
         self._closing = close
-        if self._http is not None:
-            self._http.begin_drain()
+        self._http.begin_drain()
         if self._upgrade is not None:
             self._upgrade.start_closing(close)
 
@@ -87,8 +83,8 @@ class Connection:
         self, http: HttpConnection, request: h11.Request, handshake: ServerHandshake
     ) -> None:
         started = trio.current_time()
+        self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
         try:
-            self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
             if self._closing is not None:
                 upgrade.start_closing(self._closing)
             failed = await self._call(

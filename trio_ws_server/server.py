@@ -23,6 +23,8 @@ from trio_ws_server.transport import TLSStream, open_engine, open_transport
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from trio.abc import Stream
+
     from trio_ws_server.application import Application
     from trio_ws_server.config import Config
     from trio_ws_server.listeners import Address, BoundListener
@@ -175,16 +177,12 @@ class Server:
     ) -> None:
         """Serve one connection, with TLS if that is spoken here."""
         if self._tls is None:
-            await self._run(
-                Connection(open_transport(stream, config, self._engine), peer, application, config)
-            )
+            await self._run(application, stream, peer, config)
             return
         tls_stream = TLSStream(stream, self._tls.context)
         if await self._shake_hands(tls_stream, peer):
             peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
-            await self._run(
-                Connection(open_transport(tls_stream, config, self._engine), peer, application, config)
-            )
+            await self._run(application, tls_stream, peer, config)
 
     async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
@@ -202,14 +200,16 @@ class Server:
             self._tls_handshakes.discard(handshake)
         return False
 
-    async def _run(self, connection: Connection) -> None:
-        self._connections.add(connection)
-        if self._shutdown_requested.is_set():
-            self._begin_drain(connection)
-        try:
-            await connection.run()
-        finally:
-            self._connections.discard(connection)
+    async def _run(self, application: Application, stream: Stream, peer: Peer, config: Config) -> None:
+        async with open_transport(stream, config, self._engine) as transport:
+            connection = Connection(transport, peer, application, config)
+            self._connections.add(connection)
+            if self._shutdown_requested.is_set():
+                self._begin_drain(connection)
+            try:
+                await connection.run()
+            finally:
+                self._connections.discard(connection)
 
     async def _drain(self) -> None:
         """Tell every connection of the shutdown: WebSockets at their random times, all others at once."""

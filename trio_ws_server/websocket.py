@@ -96,8 +96,8 @@ class WebSocket:
         self._pings = Pings()
         self._pong_owed: bytes | None = None
         self.heard_at = trio.current_time()
-        transport.receiver = self
         self._keepalive = Keepalive(self, transport, config)
+        transport.receiver = self
 
     @property
     def path(self) -> str:

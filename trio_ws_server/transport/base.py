@@ -42,6 +42,18 @@ class Receiver(Protocol):
         """Take note that the connection is gone in both directions."""
 
 
+class _Nobody:
+    """Who is told of what arrives as long as there is no connection."""
+
+    def data_received(self, data: bytes) -> None: ...
+
+    def eof_received(self) -> None: ...
+
+    def writable_again(self) -> None: ...
+
+    def connection_lost(self) -> None: ...
+
+
 class Transport(ABC):
     """
     Bytes to and from one peer, for the length of an ``async with``, at the end of which the connection is closed.
@@ -53,10 +65,9 @@ class Transport(ABC):
     with it: `call_at` and `start_soon`. An error there, or in a `receiver`, cancels the block and comes out of it.
     """
 
-    receiver: Receiver
-    """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
-
     def __init__(self, config: Config, engine: Engine) -> None:
+        self.receiver: Receiver = _Nobody()
+        """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
         self.lost = False
         """Whether the connection is gone: nothing written now has an effect."""
         self.congested = False
@@ -69,14 +80,14 @@ class Transport(ABC):
         self._config = config
         self._engine = engine
         self._changes = Changes()
-        self._tasks = 0
+        self._tasks: list[trio.CancelScope] = []
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
 
     async def __aenter__(self) -> Self:
         """Begin to read. The `receiver` must be set before the next checkpoint."""
         self._scope.__enter__()
-        self._begin()
+        self._guarded(self._begin)
         return self
 
     async def __aexit__(
@@ -168,6 +179,8 @@ class Transport(ABC):
             self.taken += self._unsent
             self._unsent = 0
             self.congested = False
+            for scope in self._tasks:
+                scope.cancel()
             self._close()
             self._changes.announce()
             self.receiver.connection_lost()
@@ -182,9 +195,10 @@ class Transport(ABC):
         return self._engine.timers.call_at(time, call)
 
     def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
-        """Run a task, which must end when the connection is lost."""
-        self._tasks += 1
-        self._engine.nursery.start_soon(self._run, function)
+        """Run a task, which is cancelled when the connection is lost."""
+        scope = trio.CancelScope()
+        self._tasks.append(scope)
+        self._engine.nursery.start_soon(self._run, function, scope)
 
     # How.
 
@@ -199,13 +213,14 @@ class Transport(ABC):
     async def _more_taken_than(self, taken: int) -> None:
         await self._changes.until(lambda: self.taken > taken or self.lost)
 
-    async def _run(self, function: Callable[[], Awaitable[None]]) -> None:
+    async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:
-            await function()
+            with scope:
+                await function()
         except Exception as error:
             self.fail(error)
         finally:
-            self._tasks -= 1
+            self._tasks.remove(scope)
             self._changes.announce()
 
     def _guarded(self, function: Callable[[], None]) -> None:

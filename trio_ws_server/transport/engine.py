@@ -5,14 +5,14 @@ from __future__ import annotations
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, NamedTuple
 
-import trio
-
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport.poller import Poller, open_poller
 from trio_ws_server.transport.timers import Timers
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
+
+    import trio
 
 
 class Engine(NamedTuple):

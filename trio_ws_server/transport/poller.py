@@ -5,9 +5,10 @@ The descriptor of an epoll is readable while one of its sockets is ready: the ta
 in one go what all of them have. Sockets stay registered from one message to the next, and no task is woken but
 those of applications.
 
-Here, too, is what is done once in each pass of Trio's scheduler. An instrument is told when all tasks that could run
-have run, right before Trio waits for events. What it does there must not make a task run, since Trio has decided by
-then for how long to wait: it only writes to sockets, and leaves to the poller, as an event, whatever comes of that.
+Here, too, is what is done once in each pass of Trio's scheduler. An instrument is told when all tasks that could
+run have run, right before Trio waits for events. What it does there must not make a task run, since Trio has decided
+by then for how long to wait: it only writes to sockets, and leaves to the poller, as an event, whatever comes of
+that. An error is the exception: `run_sync_soon` wakes Trio for it.
 """
 
 from __future__ import annotations
@@ -36,13 +37,13 @@ class Pollable(Protocol):
     """A transport, as the poller knows it."""
 
     def ready(self, events: int) -> None:
-        """Do what these events, of `READABLE` and `WRITABLE`, allow; must not raise."""
+        """Do what these events, of `READABLE` and `WRITABLE`, allow."""
 
     def push(self) -> None:
         """Write what is held; must not make a task run."""
 
     def fail(self, error: Exception) -> None:
-        """End because of what `push` raised."""
+        """End because of what one of these raised."""
 
 
 class Selector(Protocol):
@@ -163,7 +164,10 @@ class Poller:
                 for fd, events in self._selector.ready():
                     # One that another of this turn has closed is not there any more.
                     if (transport := self._transports.get(fd)) is not None:
-                        transport.ready(events)
+                        try:
+                            transport.ready(events)
+                        except Exception as error:
+                            transport.fail(error)
         finally:
             trio.lowlevel.remove_instrument(instrument)
             self._push_all()

@@ -110,13 +110,10 @@ class SocketTransport(Transport):
 
     def ready(self, events: int) -> None:
         """Send what is unsent, and receive, as far as the events allow."""
-        try:
-            if self._blocked and events & ~READABLE:
-                self._send_buffered()
-            if events & ~WRITABLE and not self.lost:
-                self._receive()
-        except Exception as error:
-            self.fail(error)
+        if self._blocked and events & ~READABLE:
+            self._send_buffered()
+        if events & ~WRITABLE and not self.lost:
+            self._receive()
 
     # How.
 

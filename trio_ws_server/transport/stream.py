@@ -37,7 +37,6 @@ class StreamTransport(Transport):
         self._closing = False
         self._eof_sent = False
         self._eof_received = False
-        self._io_scope = trio.CancelScope()
         self._read_changes = Changes()
         self._write_changes = Changes()
 
@@ -82,16 +81,14 @@ class StreamTransport(Transport):
 
     def _close(self) -> None:
         self._chunks.clear()
-        self._io_scope.cancel()
 
     async def _run_loops(self) -> None:
         """Read and write until the connection is lost, as it is when this is cancelled; close the stream."""
         try:
-            with self._io_scope:
-                async with trio.open_nursery() as nursery:
-                    nursery.start_soon(self._read_loop)
-                    nursery.start_soon(self._write_loop)
-                    await trio.sleep_forever()
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(self._read_loop)
+                nursery.start_soon(self._write_loop)
+                await trio.sleep_forever()
         finally:
             try:
                 self.abort()
