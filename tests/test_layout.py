@@ -41,8 +41,8 @@ ORDER = """
     listeners tls
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
-    protocol.deflate protocol.frames protocol.violation
-    protocol.allowed
+    protocol.deflate protocol.frames
+    protocol.violation protocol.allowed
     config
     checks importer
     headers errors

@@ -13,8 +13,8 @@ from websockets.speedups import apply_mask
 from wsproto.frame_protocol import XorMaskerSimple
 
 from tests.protocol.ends import Link
+from tests.protocol.frames import MASK, frame, header
 from tests.protocol.frames import TEXT as TEXT_OPCODE
-from tests.protocol.frames import frame, header
 from tests.protocol.others import read_by_websockets, read_by_wsproto
 from trio_ws_server.protocol import frames
 from trio_ws_server.protocol.frames import (
@@ -29,7 +29,6 @@ from trio_ws_server.protocol.frames import (
     encode_shared,
     locate,
     simple_kinds,
-    unmasked,
 )
 from trio_ws_server.protocol.websocket import Ping, Pong
 
@@ -73,7 +72,8 @@ def test_a_frame_is_located_among_others(size: int, masked: bool) -> None:
     kind, body, end = found
     assert kind == (TEXT | MASKED if masked else TEXT)
     assert stream[end:] == b"behind"
-    assert (unmasked(stream, body, end) if masked else stream[body:end]) == payload
+    assert stream[body - 4 : body] == MASK if masked else body == len(header(TEXT_OPCODE, size)) + 6
+    assert end - body == size
 
 
 @pytest.mark.parametrize("size", SIZES)

@@ -19,6 +19,9 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 from wsproto.utilities import RemoteProtocolError
 
+from trio_ws_server.close_codes import CloseCode
+from trio_ws_server.protocol.violation import Violation
+
 if TYPE_CHECKING:
     from collections.abc import Collection, Generator
 
@@ -162,21 +165,22 @@ class Deflate(Extension):
 
     # Messages that are one frame, without wsproto
 
-    def compress_message(self, payload: bytes) -> bytes:
+    def compress_message(self, message: str | bytes) -> bytes:
         """Return the payload of the frame to send."""
-        return self._compressor.compress(payload, fin=True)
+        return self._compressor.compress(message, fin=True)
+
+    def inflate_message(self, payload: bytes) -> bytes:
+        """Return what the payload of a frame inflates to. Raises `Violation`."""
+        self._decompressor.start()
+        return self._decompressor.inflate(payload, last=True)
 
     def begin_message(self) -> None:
-        """Begin a message that was compressed."""
+        """Begin to inflate a payload that comes in pieces."""
         self._decompressor.start()
 
-    def inflate(self, data: bytes) -> bytes | CloseReason:
-        """Return what a part of the message's payload inflates to, or the code to close with."""
-        return self._decompressor.inflate(data)
-
-    def finish_message(self) -> bytes | CloseReason:
-        """Return what the end of the message inflates to, or the code to close with."""
-        return self._decompressor.finish()
+    def inflate(self, data: bytes, *, last: bool) -> bytes:
+        """Return what the next piece inflates to. Raises `Violation`."""
+        return self._decompressor.inflate(data, last=last)
 
     # Frames, for wsproto (RFC 7692 section 6)
 
@@ -202,7 +206,7 @@ class Deflate(Extension):
         self, proto: FrameDecoder | FrameProtocol, data: bytes
     ) -> bytes | CloseReason:
         """Return what a part of a frame's payload inflates to, or the code to close with."""
-        return self._decompressor.inflate(data) if self._frame_is_compressed else data
+        return self._inflated(data, last=False) if self._frame_is_compressed else data
 
     def frame_inbound_complete(
         self, proto: FrameDecoder | FrameProtocol, fin: bool
@@ -213,7 +217,13 @@ class Deflate(Extension):
         if not fin or not self._frame_is_compressed:
             return None
         self._message_is_compressed = False
-        return self._decompressor.finish()
+        return self._inflated(b"", last=True)
+
+    def _inflated(self, data: bytes, *, last: bool) -> bytes | CloseReason:
+        try:
+            return self._decompressor.inflate(data, last=last)
+        except Violation as violation:
+            return CloseReason(violation.code)
 
     def takes_long(self, size: int) -> bool:
         """Whether a message of this size is to be compressed ahead of its sending."""
@@ -245,24 +255,22 @@ class _Compressor:
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._ahead: list[bytes] = []
+        self._ahead: list[bytes] | None = None
         self._stream: zlib._Compress | None = None
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
-    def compress(self, data: bytes, *, fin: bool) -> bytes:
-        pieces, self._ahead = self._ahead, []
+    def compress(self, data: str | bytes, *, fin: bool) -> bytes:
+        pieces, self._ahead = self._ahead, None
         stream = self._begun()
-        if not pieces:
-            pieces.append(stream.compress(data))
+        if pieces is None:
+            pieces = [stream.compress(data.encode() if isinstance(data, str) else data)]
         # A flush at the end of each frame lets the peer have all of it before the next one comes.
-        pieces.append(stream.flush(zlib.Z_SYNC_FLUSH))
-        compressed = b"".join(pieces)
-        if not fin:
-            return compressed
-        if not self.keeps_context:
+        end = stream.flush(zlib.Z_SYNC_FLUSH)
+        pieces.append(end.removesuffix(_TAIL) if fin else end)
+        if fin and not self.keeps_context:
             self._stream = None
-        return compressed.removesuffix(_TAIL)
+        return b"".join(pieces)
 
     def compress_ahead(self, data: bytes) -> Generator[None]:
         before = None if self._stream is None else self._stream.copy()
@@ -301,34 +309,35 @@ class _Decompressor:
     def start(self) -> None:
         self._room = self._max_message_size
 
-    def inflate(self, data: bytes) -> bytes | CloseReason:
+    def inflate(self, data: bytes, *, last: bool) -> bytes:
+        """Return what the data inflates to, and if it is the message's last, its end. Raises `Violation`."""
         inflated = []
-        for start in range(0, len(data), _PIECE_SIZE):
+        for start in range(0, len(data) + last, _PIECE_SIZE):
             piece = data[start : start + _PIECE_SIZE]
+            if last and len(piece) < _PIECE_SIZE:
+                piece += _TAIL
             while piece:
                 if self._stream is None:
+                    if piece == _TAIL:
+                        # There is no block to end: the payload was empty, or stopped right after a final block.
+                        break
                     self._stream = zlib.decompressobj(-self.window_bits)
                 try:
                     # Asked for a byte too many, zlib either passes the limit or takes in all of the piece.
                     inflated.append(self._stream.decompress(piece, self._room + 1))
                 except zlib.error:
-                    return CloseReason.INVALID_FRAME_PAYLOAD_DATA
+                    raise Violation(CloseCode.INVALID_DATA) from None
                 self._room -= len(inflated[-1])
                 if self._room < 0:
-                    return CloseReason.MESSAGE_TOO_BIG
+                    raise Violation(CloseCode.MESSAGE_TOO_BIG)
                 # Sections 7.2.1 and 7.2.3.4: a final block (BFINAL) ends the stream, and at the next byte
                 # another one begins, with an empty window: a sender on zlib cannot begin it otherwise.
                 piece = self._stream.unused_data
                 if self._stream.eof:
                     self._stream = None
-        return b"".join(inflated)
-
-    def finish(self) -> bytes | CloseReason:
-        # Without a stream there is none to end: the payload was empty, or stopped right after a final block.
-        rest = b"" if self._stream is None else self.inflate(_TAIL)
-        if not self.keeps_context:
+        if last and not self.keeps_context:
             self._stream = None
-        return rest
+        return b"".join(inflated)
 
 
 def _parse(extension: str, *, valueless: Collection[str]) -> dict[str, int | None]:

@@ -103,14 +103,9 @@ except ImportError:
     mask = mask_in_python
 
 
-def unmasked(data: bytes, body: int, end: int) -> bytes:
-    """Return the payload of a masked frame that has come as a whole."""
-    return mask(data[body:end], data[body - 4 : body])
-
-
 # Sending
 
-_SHORT, _MEDIUM, _LONG = Struct("!BB"), Struct("!BBH"), Struct("!BBQ")
+_short_header, _medium_header, _long_header = (Struct(form).pack for form in ("!BB", "!BBH", "!BBQ"))
 
 _SHARED_SIZE = 64 * 1024
 """Characters or bytes of a message that is kept to be sent again, as it and its frame are."""
@@ -119,16 +114,21 @@ _last: tuple[str | bytes | None, bytes] = None, b""
 """The last such message and its frame. One tuple, so that threads with servers of their own cannot mix them up."""
 
 
+def payload_size(message: str | bytes) -> int:
+    """Return how many bytes it takes; of a ``str`` that is ASCII, which it knows, without encoding it."""
+    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())
+
+
 def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
     """Return the frame; a masked one under a fresh key that nobody can predict (RFC 6455 section 5.3)."""
     mask_bit = 0x80 if masked else 0
     size = len(payload)
     if size < 126:
-        header = _SHORT.pack(first, mask_bit | size)
+        header = _short_header(first, mask_bit | size)
     elif size < 1 << 16:
-        header = _MEDIUM.pack(first, mask_bit | 126, size)
+        header = _medium_header(first, mask_bit | 126, size)
     else:
-        header = _LONG.pack(first, mask_bit | 127, size)
+        header = _long_header(first, mask_bit | 127, size)
     if not masked:
         return header + payload
     key = os.urandom(4)

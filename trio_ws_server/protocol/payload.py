@@ -5,11 +5,7 @@ from __future__ import annotations
 from codecs import getincrementaldecoder
 from typing import TYPE_CHECKING
 
-from wsproto.frame_protocol import CloseReason
-
-from trio_ws_server.close_codes import CloseCode
 from trio_ws_server.protocol import frames
-from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
     from codecs import IncrementalDecoder
@@ -17,20 +13,6 @@ if TYPE_CHECKING:
     from trio_ws_server.protocol.deflate import Deflate
 
 _Utf8Decoder = getincrementaldecoder("utf-8")
-
-
-def decoded(payload: bytes) -> str:
-    """Return the text of a whole message. Raises `Violation` if it is none."""
-    try:
-        return payload.decode()
-    except UnicodeDecodeError:
-        raise Violation(CloseCode.INVALID_DATA) from None
-
-
-def _checked(inflated: bytes | CloseReason) -> bytes:
-    if isinstance(inflated, CloseReason):
-        raise Violation(inflated)
-    return inflated
 
 
 class Payload:
@@ -47,7 +29,11 @@ class Payload:
             deflate.begin_message()
 
     def take(self, piece: bytes, *, last: bool) -> str | bytes:
-        """Return what the next piece holds of the message. Raises `Violation` as soon as that cannot be right."""
+        """
+        Return what the next piece holds of the message.
+
+        Raises `Violation` or ``UnicodeDecodeError`` as soon as it cannot be right.
+        """
         if self._key:
             plain = frames.mask(piece, self._key)
             turn = len(piece) % 4
@@ -55,12 +41,5 @@ class Payload:
         else:
             plain = piece
         if self._deflate is not None:
-            plain = _checked(self._deflate.inflate(plain))
-            if last:
-                plain += _checked(self._deflate.finish_message())
-        if self._decoder is None:
-            return plain
-        try:
-            return self._decoder.decode(plain, last)
-        except UnicodeDecodeError:
-            raise Violation(CloseCode.INVALID_DATA) from None
+            plain = self._deflate.inflate(plain, last=last)
+        return plain if self._decoder is None else self._decoder.decode(plain, last)

@@ -30,6 +30,7 @@ import wsproto.events as ws
 
 from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from trio_ws_server.protocol import frames
 from trio_ws_server.protocol.frames import (
     BINARY,
     COMPRESSED,
@@ -41,10 +42,10 @@ from trio_ws_server.protocol.frames import (
     encode_message,
     encode_shared,
     locate,
+    payload_size,
     simple_kinds,
-    unmasked,
 )
-from trio_ws_server.protocol.payload import Payload, decoded
+from trio_ws_server.protocol.payload import Payload
 from trio_ws_server.protocol.violation import Violation
 from trio_ws_server.protocol.wsproto_frames import WsprotoFrames
 
@@ -85,6 +86,9 @@ _NEXT_STATE = {
     (State.CLOSING, Ending.PROTOCOL_ERROR): State.CLOSED,
     (State.CLOSING, Ending.LOST): State.CLOSED,
 }
+
+# Python 3.11 takes 80 ns to find a member by its class, 10 times as long as by a name.
+_OPEN, _CLOSED = State.OPEN, State.CLOSED
 
 _HARMLESS_CODES = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD}
 
@@ -147,7 +151,7 @@ class WebSocketProtocol:
         self._data = b""
         """What has come and has not been read, from `_start` on; empty if that is nothing."""
         self._start = 0
-        self._kinds = simple_kinds(masked=not self.client, compressed=self._deflate is not None)
+        self._kinds = self._simple_kinds()
         """The kinds of frames that are not shown to wsproto."""
         self._left = 0
         """Bytes still to be read of a frame that has been begun: by `_payload`, or by wsproto if that is None."""
@@ -162,7 +166,7 @@ class WebSocketProtocol:
 
     def receive_data(self, data: bytes) -> None:
         """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
-        if self.state is not State.CLOSED and self.violation is None:
+        if self.state is not _CLOSED and self.violation is None:
             self._data = self._data[self._start :] + data if self._data else data
             self._start = 0
 
@@ -188,34 +192,40 @@ class WebSocketProtocol:
             if kind not in self._kinds or end - body > self._config.max_message_size:
                 self._left = end - self._start
                 return self._read_on()
-            if end > len(data) or kind & COMPRESSED:
+            if end > len(data) or (kind & COMPRESSED and end - body > COMPRESSED_PIECE_SIZE):
                 return self._begin(kind, body, end)
-            payload = unmasked(data, body, end) if kind & MASKED else data[body:end]
+            payload = data[body:end]
+            if kind & MASKED:
+                payload = frames.mask(payload, data[body - 4 : body])
             self._go_to(end)
-            first = kind & 0xFF
+            if kind & COMPRESSED:
+                assert self._deflate is not None
+                payload = self._deflate.inflate_message(payload)
+            first = kind & ~(MASKED | COMPRESSED)
             if first == TEXT:
-                return self._take_piece(decoded(payload), finished=True)
+                return self._take_piece(payload.decode(), True)
             if first == BINARY:
-                return self._take_piece(payload, finished=True)
+                return self._take_piece(payload, True)
             return self._take_ping(payload) if first == PING else Pong(payload)
+        except UnicodeDecodeError:
+            return self._fail_after_messages(Violation(CloseCode.INVALID_DATA))
         except Violation as violation:
-            self._fail_after_messages(violation)
-            return Internal.EVENT
+            return self._fail_after_messages(violation)
 
     def _wait(self) -> None:
-        """Keep what is there of a header, or of a ping or pong, and nothing else."""
+        """Keep what has come of a header, or of a ping or pong, and nothing else, until more comes."""
         self._data = self._data[self._start :]
         self._start = 0
 
     def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
-        """Begin a simple frame that has not come as a whole, or has to be inflated in pieces."""
-        opcode = kind & 0x0F
-        if opcode > 2 or body > len(self._data):
+        """Begin a frame that has not come as a whole, or that takes long to inflate."""
+        first = kind & ~(MASKED | COMPRESSED)
+        if body > len(self._data) or first in (PING, PONG):
             self._wait()
             return None
         self._payload = Payload(
             self._data[body - 4 : body] if kind & MASKED else b"",
-            text=opcode == 1,
+            text=first == TEXT,
             deflate=self._deflate if kind & COMPRESSED else None,
         )
         self._go_to(body)
@@ -231,24 +241,19 @@ class WebSocketProtocol:
         if self._payload is None:
             return self._take_from_wsproto(piece)
         finished = not self._left
-        plain = self._payload.take(piece, last=finished)
+        piece_of_message = self._payload.take(piece, last=finished)
         if finished:
             self._payload = None
-        return self._take_piece(plain, finished=finished)
+        return self._take_piece(piece_of_message, finished)
 
     def _take_from_wsproto(self, piece: bytes) -> str | bytes | Ping | Pong | Internal:
         wsproto = self._made_wsproto()
         event = wsproto.receive(piece)
-        if not self._left:
-            self._kinds = (
-                frozenset()
-                if wsproto.within_message
-                else simple_kinds(masked=not self.client, compressed=self._deflate is not None)
-            )
+        self._kinds = frozenset() if wsproto.within_message else self._simple_kinds()
         match event:
             case ws.TextMessage() | ws.BytesMessage():
                 data = bytes(event.data) if isinstance(event, ws.BytesMessage) else event.data
-                return self._take_piece(data, finished=event.message_finished)
+                return self._take_piece(data, event.message_finished)
             case ws.Ping(payload=payload):
                 return self._take_ping(payload)
             case ws.Pong(payload=payload):
@@ -257,10 +262,10 @@ class WebSocketProtocol:
                 self._take_close(event)
         return Internal.EVENT
 
-    def _take_piece(self, piece: str | bytes, *, finished: bool) -> str | bytes | Internal:
+    def _take_piece(self, piece: str | bytes, finished: bool) -> str | bytes | Internal:
         """Return the message that the piece completes, if it does."""
         self.payload_received += len(piece)
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             return Internal.EVENT
         if self._pieces is not None or not finished:
             if self._pieces is None:
@@ -274,7 +279,7 @@ class WebSocketProtocol:
         return piece
 
     def _take_ping(self, payload: bytes) -> Ping | Internal:
-        return Ping(payload) if self.state is State.OPEN else Internal.EVENT
+        return Ping(payload) if self.state is _OPEN else Internal.EVENT
 
     def _take_close(self, close: Close) -> None:
         self.close_received = close
@@ -284,14 +289,17 @@ class WebSocketProtocol:
         self._end(Ending.PEER_CLOSE)
 
     def _go_to(self, place: int) -> None:
-        """Go on reading there. What has been read isn't kept, where it is all that has come."""
+        """Go on reading there. Once all that has come has been read, none of it is kept."""
+        self._start = place
         if place == len(self._data):
-            self._data, self._start = b"", 0
-        else:
-            self._start = place
+            self._data = b""
+
+    def _simple_kinds(self) -> frozenset[int]:
+        return simple_kinds(masked=not self.client, compressed=self._deflate is not None)
 
     def _stop_reading(self) -> None:
-        self._data, self._start, self._left = b"", 0, 0
+        self._data = b""
+        self._left = 0
         self._payload = self._pieces = None
 
     def receive_eof(self) -> None:
@@ -305,11 +313,12 @@ class WebSocketProtocol:
         if violation is not None:
             self.fail(violation.code, violation.reason, Ending.PROTOCOL_ERROR)
 
-    def _fail_after_messages(self, violation: Violation) -> None:
+    def _fail_after_messages(self, violation: Violation) -> Internal:
         self._stop_reading()
         self.violation = Close(violation.code, self._what_was_wrong(violation))
         if not (self._message_given and self.state is State.OPEN):
             self.give_up()
+        return Internal.EVENT
 
     def _what_was_wrong(self, violation: Violation) -> str:
         """Return wsproto's reason, unless it is none, or counts bytes from where the network happened to cut."""
@@ -349,22 +358,23 @@ class WebSocketProtocol:
         hold.
         """
         self._check_open()
-        if self._deflate is not None:
-            opcode, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
-            if self._deflate.compresses(len(payload)):
-                opcode, payload = opcode | COMPRESSED, self._deflate.compress_message(payload)
-            return encode(opcode, payload, masked=self.client)
+        if self._deflate is not None and self._deflate.compresses(payload_size(message)):
+            first = TEXT if isinstance(message, str) else BINARY
+            return encode(first | COMPRESSED, self._deflate.compress_message(message), masked=self.client)
         return encode_message(message, masked=True) if self.client else encode_shared(message)
 
     def send_ping(self, payload: bytes) -> bytes:
         """Return the bytes of a ping of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
-        self._check_open()
-        return encode(PING, payload, masked=self.client)
+        return self._send_control(PING, payload)
 
     def send_pong(self, payload: bytes) -> bytes:
         """Return the bytes of a pong of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""
+        return self._send_control(PONG, payload)
+
+    def _send_control(self, first: int, payload: bytes) -> bytes:
+        assert len(payload) <= 125, "RFC 6455 section 5.5"
         self._check_open()
-        return encode(PONG, payload, masked=self.client)
+        return encode(first, payload, masked=self.client)
 
     def send_close(self, close: Close) -> None:
         """Start the closing handshake; without effect if the connection is not open."""
@@ -394,7 +404,7 @@ class WebSocketProtocol:
         return self._wsproto
 
     def _check_open(self) -> None:
-        if self.state is not State.OPEN:
+        if self.state is not _OPEN:
             raise self.closed_error()
 
     def _end(self, ending: Ending) -> None:
