@@ -1,4 +1,4 @@
-"""The frames that the load sends, prepared: RFC 6455 section 5, and 7.2.1 of RFC 7692 for compressed ones."""
+"""What the load sends, prepared: RFC 6455 sections 1.3 and 5, and 7.2.1 of RFC 7692 for what is compressed."""
 
 from __future__ import annotations
 
@@ -16,6 +16,21 @@ EXTENSION = "permessage-deflate; client_max_window_bits"
 """What browsers offer."""
 
 CLOSE_FRAME = bytes([_FIN | _CLOSE, _MASKED | 2, 0, 0, 0, 0]) + (1000).to_bytes(2, "big")
+
+
+def opening_request(port: int, *, deflate: bool = False) -> bytes:
+    """Return the request of an opening handshake at a port of 127.0.0.1."""
+    head = [
+        "GET / HTTP/1.1",
+        f"Host: 127.0.0.1:{port}",
+        "Upgrade: websocket",
+        "Connection: Upgrade",
+        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
+        "Sec-WebSocket-Version: 13",
+    ]
+    if deflate:
+        head.append(f"Sec-WebSocket-Extensions: {EXTENSION}")
+    return "".join(f"{line}\r\n" for line in [*head, ""]).encode()
 
 
 def texts(count: int, size: int) -> list[bytes]:
@@ -44,12 +59,12 @@ def compressed_json(count: int, size: int) -> list[bytes]:
     frames = []
     for number in range(count):
         compressor = zlib.compressobj(wbits=-_WINDOW_BITS)
-        payload = compressor.compress(_json(number, size, random)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+        payload = compressor.compress(json_text(number, size, random)) + compressor.flush(zlib.Z_SYNC_FLUSH)
         frames.append(_frame(_TEXT, payload.removesuffix(_FLUSH_MARKER), random, rsv=_RSV1))
     return frames
 
 
-def _json(number: int, size: int, random: Random) -> bytes:
+def json_text(number: int, size: int, random: Random) -> bytes:
     """Return a message as chats and tickers have them: names that recur, values that don't."""
     words = ["open", "high", "low", "close", "volume", "Trio", "message", "room", "user", "time", "the", "of"]
     entries: list[dict[str, object]] = []

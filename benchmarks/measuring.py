@@ -101,17 +101,7 @@ def load_on(
 
 def _prepared(work: Work, port: int) -> bytes:
     """Return what the load reads from its standard input."""
-    head = [
-        "GET / HTTP/1.1",
-        f"Host: 127.0.0.1:{port}",
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-    ]
-    if work.deflate:
-        head.append(f"Sec-WebSocket-Extensions: {frames.EXTENSION}")
-    request = "".join(f"{line}\r\n" for line in [*head, ""]).encode()
+    request = frames.opening_request(port, deflate=work.deflate)
     expected = b"permessage-deflate" if work.deflate else b""
     blocks = [request, expected, frames.CLOSE_FRAME, *work.frames()]
     return b"".join(len(block).to_bytes(4, "little") + block for block in blocks)
