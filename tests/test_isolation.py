@@ -65,11 +65,13 @@ def frame(first_byte: int, payload: bytes) -> bytes:
     return bytes([first_byte]) + length + bytes(4) + payload
 
 
-def compressed(payload: bytes) -> bytes:
+def deflated(payload: bytes) -> bytes:
     deflate = zlib.compressobj(wbits=-15)
-    return frame(
-        0xC1, (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
-    )
+    return (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+
+
+def compressed(payload: bytes) -> bytes:
+    return frame(0xC1, deflated(payload))
 
 
 TEXT = frame(0x81, b"hello")
@@ -149,6 +151,10 @@ SCENARIOS = {
         (
             upgrade("/", extension="permessage-deflate"),
             compressed(b"hello"),
+            compressed(b"hello")[:8],
+            compressed(b"hello")[8:],
+            frame(0x41, deflated(b"hello")[:3]),
+            frame(0x80, deflated(b"hello")[3:]),
             compressed(b"hello" * 20 * KIB),
             CLOSE,
         ),
