@@ -6,9 +6,9 @@ in one go what all of them have. Sockets stay registered from one message to the
 those of applications.
 
 Here, too, is what is done once in each pass of Trio's scheduler. An instrument is told when all tasks that could
-run have run, right before Trio waits for events. What it does there must not make a task run, since Trio has decided
-by then for how long to wait: it only writes to sockets, and leaves to the poller, as an event, whatever comes of
-that. An error is the exception: `run_sync_soon` wakes Trio for it.
+run have run, right before Trio waits for events. What it does there must not make a task run, since Trio has
+decided by then for how long to wait: it only writes to sockets, and leaves to the poller, as an event, whatever
+comes of that. An error is the exception: `run_sync_soon` wakes Trio for it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from __future__ import annotations
 import select
 import selectors
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, NoReturn, Protocol
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 import trio
 
@@ -41,6 +41,9 @@ class Pollable(Protocol):
 
     def push(self) -> None:
         """Write what is held; must not make a task run."""
+
+    def abort(self) -> None:
+        """Drop the connection."""
 
     def fail(self, error: Exception) -> None:
         """End because of what one of these raised."""
@@ -134,20 +137,23 @@ class Poller:
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What sockets are read into; what is to be kept must be copied before the next one is."""
 
-    def watch(self, fd: int, events: int, transport: Pollable) -> None:
-        """Call ``transport.ready`` whenever there are such events: look at nothing where they are 0."""
-        if fd not in self._transports:
-            if events:
-                self._transports[fd] = transport
-                self._selector.register(fd, events)
+    def add(self, fd: int, transport: Pollable) -> None:
+        """Take up a socket: its transport says by `watch` what there is to look for, and in the end `forget`."""
+        self._transports[fd] = transport
+
+    def watch(self, fd: int, events: int, *, before: int) -> None:
+        """Call the transport's ``ready`` whenever there are such events, in place of those ``before``."""
+        if not before:
+            self._selector.register(fd, events)
         elif events:
             self._selector.modify(fd, events)
         else:
-            self.forget(fd)
+            self._selector.unregister(fd)
 
-    def forget(self, fd: int) -> None:
-        """Look at a descriptor no more; to be called before it is closed."""
-        if self._transports.pop(fd, None) is not None:
+    def forget(self, fd: int, *, before: int) -> None:
+        """Know no more of a socket; to be called before it is closed."""
+        self._transports.pop(fd, None)
+        if before:
             self._selector.unregister(fd)
 
     def push_later(self, transport: Pollable) -> None:
@@ -155,7 +161,7 @@ class Poller:
         self._held.append(transport)
 
     async def run(self) -> NoReturn:
-        """Look at what is ready, again and again."""
+        """Look at what is ready, again and again; when this is cancelled, drop all connections."""
         instrument = _EndOfPass(self._push_all)
         trio.lowlevel.add_instrument(instrument)
         try:
@@ -164,13 +170,12 @@ class Poller:
                 for fd, events in self._selector.ready():
                     # One that another of this turn has closed is not there any more.
                     if (transport := self._transports.get(fd)) is not None:
-                        try:
-                            transport.ready(events)
-                        except Exception as error:
-                            transport.fail(error)
+                        _guarded(transport, transport.ready, events)
         finally:
             trio.lowlevel.remove_instrument(instrument)
             self._push_all()
+            for transport in list(self._transports.values()):
+                _guarded(transport, transport.abort)
 
     def _push_all(self) -> None:
         if self._held:
@@ -180,6 +185,13 @@ class Poller:
                     transport.push()
                 except Exception as error:
                     trio.lowlevel.current_trio_token().run_sync_soon(transport.fail, error)
+
+
+def _guarded(transport: Pollable, function: Callable[..., None], *arguments: Any) -> None:
+    try:
+        function(*arguments)
+    except Exception as error:
+        transport.fail(error)
 
 
 class _EndOfPass(trio.abc.Instrument):

@@ -118,12 +118,13 @@ class SocketTransport(Transport):
     # How.
 
     def _begin(self) -> None:
+        self._poller.add(self._fd, self)
         self._watch()
 
     def _close(self) -> None:
         self._chunks.clear()
         self._sending = None
-        self._poller.forget(self._fd)
+        self._poller.forget(self._fd, before=self._events)
         self._socket.close()
 
     def _receive(self) -> None:
@@ -211,5 +212,5 @@ class SocketTransport(Transport):
         reading = not self._reading_paused and not self._eof_received
         events = READABLE * reading | WRITABLE * self._blocked
         if events != self._events:
+            self._poller.watch(self._fd, events, before=self._events)
             self._events = events
-            self._poller.watch(self._fd, events, self)
