@@ -14,6 +14,9 @@ if TYPE_CHECKING:
 
 _Utf8Decoder = getincrementaldecoder("utf-8")
 
+_SLICE_SIZE = 64 * 1024
+"""Bytes of text that are decoded at a time. CPython takes four times as much memory for it, until it is done."""
+
 
 class Payload:
     """Makes of each piece what it holds of the message: unmasked, inflated, decoded. Keeps none of it."""
@@ -42,4 +45,14 @@ class Payload:
             plain = piece
         if self._deflate is not None:
             plain = self._deflate.inflate(plain, last=last)
-        return plain if self._decoder is None else self._decoder.decode(plain, last)
+        return plain if self._decoder is None else _decoded(self._decoder, plain, last=last)
+
+
+def decoded(payload: bytes) -> str:
+    """Return the text of a whole message. Raises ``UnicodeDecodeError``."""
+    return payload.decode() if len(payload) <= _SLICE_SIZE else _decoded(_Utf8Decoder(), payload, last=True)
+
+
+def _decoded(decoder: IncrementalDecoder, data: bytes, *, last: bool) -> str:
+    slices = (data[start : start + _SLICE_SIZE] for start in range(0, len(data), _SLICE_SIZE))
+    return "".join([*map(decoder.decode, slices), decoder.decode(b"", last)])

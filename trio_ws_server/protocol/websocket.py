@@ -45,7 +45,7 @@ from trio_ws_server.protocol.frames import (
     payload_size,
     simple_kinds,
 )
-from trio_ws_server.protocol.payload import Payload
+from trio_ws_server.protocol.payload import Payload, decoded
 from trio_ws_server.protocol.violation import Violation
 from trio_ws_server.protocol.wsproto_frames import WsprotoFrames
 
@@ -203,7 +203,7 @@ class WebSocketProtocol:
                 payload = self._deflate.inflate_message(payload)
             first = kind & ~(MASKED | COMPRESSED)
             if first == TEXT:
-                return self._take_piece(payload.decode(), True)
+                return self._take_piece(decoded(payload), True)
             if first == BINARY:
                 return self._take_piece(payload, True)
             return self._take_ping(payload) if first == PING else Pong(payload)
