@@ -175,13 +175,13 @@ class Transport(ABC):
     def abort(self) -> None:
         """Drop the connection now, with whatever is in its buffers."""
         if not self.lost:
+            for scope in self._tasks:
+                scope.cancel()
+            self._close()
             self.lost = True
             self.taken += self._unsent
             self._unsent = 0
             self.congested = False
-            for scope in self._tasks:
-                scope.cancel()
-            self._close()
             self._changes.announce()
             self.receiver.connection_lost()
 
