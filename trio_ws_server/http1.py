@@ -146,7 +146,8 @@ class HttpConnection:
         self._check_connected()
         # RFC 9110 section 10.1.1: a client that is not told to send its body cannot go on to another request.
         self._exchange.must_close |= close or self._draining or self._body_held_back
-        self.transport.write(self._exchange.respond(status, self.with_default_headers(headers)))
+        # To leave together with the body's first piece.
+        self.transport.write_soon(self._exchange.respond(status, self.with_default_headers(headers)))
         self.status = status
 
     async def send_body(self, data: bytes, *, more: bool) -> None:

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
+    from collections.abc import AsyncGenerator, Awaitable, Callable
 
 CALLS_BETWEEN_YIELDS = 32
 """A checkpoint costs ten times what taking a message from an inbox does: calls that need not wait share one."""
@@ -57,18 +57,17 @@ class Changes:
 _calls = itertools.count(1)
 
 
-async def pace() -> None:
+def pace() -> Awaitable[None]:
     """
-    Raise ``Cancelled`` if the caller is cancelled, and yield at every 32nd call.
+    Raise ``Cancelled``, when awaited, if the caller is cancelled, and yield at every 32nd call.
 
     Public async functions begin with it, so that a task which never has to wait gives way to others all the
     same, and so that cancelling one at once leaves nothing half done. One count serves all connections: a task
     that sends one message to each of many is to give way too.
     """
     if next(_calls) % CALLS_BETWEEN_YIELDS:
-        await trio.lowlevel.checkpoint_if_cancelled()
-    else:
-        await trio.lowlevel.checkpoint()
+        return trio.lowlevel.checkpoint_if_cancelled()  # noqa: ASYNC105 (for the caller to await)
+    return trio.lowlevel.checkpoint()  # noqa: ASYNC105
 
 
 async def give_way() -> None:

@@ -228,6 +228,7 @@ class WebSocket:
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
         if self._inbox or self._nothing_more:
+            # Who has to wait is seen to by that.
             await pace()
         while not self._inbox:
             if self._nothing_more:
@@ -382,7 +383,7 @@ class WebSocket:
         self._inbox_bytes += size
         self.traffic.messages_received += 1
         self.traffic.bytes_received += size
-        if self._inbox_full and not self._reading_paused:
+        if not self._reading_paused and self._inbox_full:
             self._reading_paused = True
             self._paused_at = trio.current_time()
             self._transport.pause_reading()

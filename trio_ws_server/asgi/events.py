@@ -13,7 +13,8 @@ T = TypeVar("T")
 
 def type_of(event: object) -> str:
     """Return the event's type."""
-    if not isinstance(event, Mapping):
+    # To look for a dict first is quick.
+    if not isinstance(event, (dict, Mapping)):
         raise InvalidEvent(f"an event is a dict, not {event!r}")
     if not isinstance(event.get("type"), str):
         raise InvalidEvent(f"an event has a 'type', a str: {_shown(event)}")
@@ -107,6 +108,8 @@ def close_of(event: Mapping[str, Any]) -> Close:
 
 
 def _check_unicode(event: Mapping[str, Any], key: str, text: str) -> None:
+    if text.isascii():
+        return
     try:
         text.encode()
     except UnicodeEncodeError as exc:
