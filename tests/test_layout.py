@@ -42,7 +42,7 @@ ORDER = """
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames
-    protocol.violation protocol.allowed
+    protocol.violation protocol.text protocol.allowed
     config
     checks importer
     headers errors

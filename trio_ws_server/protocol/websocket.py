@@ -23,7 +23,7 @@ State transitions (anything not in the table changes nothing)::
 from __future__ import annotations
 
 from enum import Enum
-from io import BytesIO, StringIO
+from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wsproto.events as ws
@@ -45,7 +45,8 @@ from trio_ws_server.protocol.frames import (
     payload_size,
     simple_kinds,
 )
-from trio_ws_server.protocol.payload import Payload, decoded
+from trio_ws_server.protocol.payload import Payload
+from trio_ws_server.protocol.text import TextPieces, decoded
 from trio_ws_server.protocol.violation import Violation
 from trio_ws_server.protocol.wsproto_frames import WsprotoFrames
 
@@ -157,7 +158,7 @@ class WebSocketProtocol:
         """Bytes still to be read of a frame that has been begun: by `_payload`, or by wsproto if that is None."""
         self._payload: Payload | None = None
         self._pieces: Any = None
-        """What has come of an incomplete message, in a StringIO or BytesIO; None between messages."""
+        """What has come of an incomplete message, in a TextPieces or BytesIO; None between messages."""
         self._wsproto: WsprotoFrames | None = None
         """Made when it is first needed."""
         self._outgoing = b""
@@ -269,7 +270,7 @@ class WebSocketProtocol:
             return Internal.EVENT
         if self._pieces is not None or not finished:
             if self._pieces is None:
-                self._pieces = StringIO() if isinstance(piece, str) else BytesIO()
+                self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
             self._pieces.write(piece)
             if not finished:
                 return Internal.EVENT
