@@ -131,18 +131,26 @@ async def test_the_answers_to_messages_that_came_together_leave_in_one_send(unpa
         assert len(sends) == 1
 
 
-async def test_answers_leave_when_the_application_waits_for_more_messages(unpaced: None) -> None:
+async def test_answers_leave_as_soon_as_the_application_waits_for_more_messages(unpaced: None) -> None:
+    application = trio.lowlevel.current_task()
+    seen: list[list[str]] = []
+
+    class WhenItWaits(trio.abc.Instrument):
+        def after_task_step(self, task: trio.lowlevel.Task) -> None:
+            if task is application:
+                seen.append(texts(witness.unread()))
+
     async with with_unread_messages() as (websocket, peer, witness), trio.open_nursery() as nursery:
         await websocket.send("first")
         for _ in range(10):
             await websocket.recv()
         assert texts(witness.unread()) == []
-        nursery.start_soon(websocket.recv)
-        with noted_sends() as sends:
-            await wait_all_tasks_blocked()
-        assert texts(witness.unread()) == ["first"]
-        assert len(sends) == 1
-        await peer.send(TextMessage("last"))
+        instrument = WhenItWaits()
+        trio.lowlevel.add_instrument(instrument)
+        nursery.start_soon(peer.send, TextMessage("last"))
+        assert await websocket.recv() == "last"
+        trio.lowlevel.remove_instrument(instrument)
+        assert seen[0] == ["first"]
 
 
 async def test_an_answer_leaves_at_the_end_of_the_pass_though_messages_are_unread(unpaced: None) -> None:
@@ -160,9 +168,9 @@ async def test_an_answer_leaves_before_an_application_that_never_yields_again_ha
     async with with_unread_messages() as (websocket, _, witness):
         sent = 0
         while not witness.unread():
+            assert sent <= HELD_AT_MOST
             await websocket.send("x" * KIB)
             sent += KIB
-        assert sent <= HELD_AT_MOST
 
 
 async def test_what_another_task_sends_does_not_wait_for_the_application_either(unpaced: None) -> None:
