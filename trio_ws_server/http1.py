@@ -18,9 +18,8 @@ from trio_ws_server.scheduling import Changes, give_way, pace
 if TYPE_CHECKING:
     from collections.abc import Callable, Generator, Iterable, Sequence
 
-    import h11
-
     from trio_ws_server.config import Config
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.transport import Receiver, Transport
 
 UNREAD_LIMIT = 64 * 1024
@@ -63,7 +62,7 @@ class HttpConnection:
 
     # The request.
 
-    async def next_request(self) -> h11.Request | None:
+    async def next_request(self) -> RequestHead | None:
         """
         Wait for the next request's head and return it; None where the connection is to be closed instead.
 
@@ -229,6 +228,8 @@ class HttpConnection:
         if self._eof:
             receiver.eof_received()
         self._changes.announce()
+        # Nobody asks for it any more, and what h11 holds would stay as long as the connection.
+        del self._exchange
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -308,7 +309,7 @@ class HttpConnection:
             self._reading_paused = False
             self.transport.resume_reading()
 
-    async def _request_head(self) -> h11.Request | None:
+    async def _request_head(self) -> RequestHead | None:
         """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
         with trio.move_on_after(idle_timeout):

@@ -78,7 +78,8 @@ class WebSocket:
         self._protocol = protocol
         self._config = config
         self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
-        self._inbox: deque[tuple[str | bytes, int]] = deque()
+        self._inbox: deque[tuple[str | bytes, int]] | None = None
+        # None where it is empty: a deque takes 800 bytes, and most of the time most connections have no messages.
         self._inbox_bytes = 0
         self._arrivals = Changes()
         """Of messages, or of the end of them."""
@@ -238,6 +239,8 @@ class WebSocket:
             self._transport.push()
             await self._arrivals.next()
         message, size = self._inbox.popleft()
+        if not self._inbox:
+            self._inbox = None
         self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
             self._resume_reading()
@@ -351,7 +354,7 @@ class WebSocket:
 
     @property
     def _inbox_full(self) -> bool:
-        return (
+        return self._inbox is not None and (
             self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
         )
 
@@ -379,6 +382,8 @@ class WebSocket:
 
     def _deliver(self, message: str | bytes) -> None:
         size = _size(message)
+        if self._inbox is None:
+            self._inbox = deque()
         self._inbox.append((message, size))
         self._inbox_bytes += size
         self.traffic.messages_received += 1
