@@ -171,6 +171,11 @@ class WebSocketProtocol:
             self._data = self._data[self._start :] + data if self._data else data
             self._start = 0
 
+    @property
+    def behind(self) -> bool:
+        """Whether something has come that `next_event` has not got to."""
+        return bool(self._data)
+
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
         Return what the next frame brings: a message, ping or pong; None where more bytes are needed first.

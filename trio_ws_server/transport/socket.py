@@ -19,6 +19,11 @@ if TYPE_CHECKING:
 HELD_AT_MOST = 64 * 1024
 """Bytes that are held back to be written together."""
 
+_NOTSENT_LOWAT = 256 * 1024
+"""Bytes of which the kernel has not sent any yet, from which on it takes no more."""
+
+_UNIX = getattr(socket, "AF_UNIX", None)
+
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
 
@@ -29,6 +34,9 @@ class SocketTransport(Transport):
         super().__init__(config, engine)
         self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._socket.setblocking(False)
+        if sock.family != _UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
+            # Trio has set it to 16 KiB: a large message would take a pass of the scheduler for each of these.
+            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
         self._fd = self._socket.fileno()
         self._poller = poller
         self._events = 0
