@@ -81,6 +81,7 @@ class Transport(ABC):
         self._engine = engine
         self._changes = Changes()
         self._tasks: list[trio.CancelScope] = []
+        self._timers: list[Timer] = []
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
 
@@ -102,7 +103,13 @@ class Transport(ABC):
         except Exception as second:
             self._failed_with(second)
         finally:
-            handled = bool(self._scope.__exit__(kind, error, traceback))
+            try:
+                handled = bool(self._scope.__exit__(kind, error, traceback))
+            except BaseExceptionGroup as rest:
+                # What a group has beside the Cancelled that the scope keeps for itself.
+                if self._failure is None:
+                    raise
+                error, handled = rest, False
         if self._failure is None:
             return handled
         if error is None or handled:
@@ -177,6 +184,9 @@ class Transport(ABC):
         if not self.lost:
             for scope in self._tasks:
                 scope.cancel()
+            for timer in self._timers:
+                timer.cancel()
+            self._timers.clear()
             self._close()
             self.lost = True
             self.taken += self._unsent
@@ -189,10 +199,15 @@ class Transport(ABC):
         """Call a function at a time, in seconds of `trio.current_time`, if the connection is still there."""
 
         def call() -> None:
-            if not self.lost:
-                self._guarded(callback)
+            self._timers.remove(timer)
+            self._guarded(callback)
 
-        return self._engine.timers.call_at(time, call)
+        timer = self._engine.timers.call_at(time, call)
+        if self.lost:
+            timer.cancel()
+        else:
+            self._timers.append(timer)
+        return timer
 
     def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a task, which is cancelled when the connection is lost."""

@@ -75,7 +75,7 @@ class SocketTransport(Transport):
         if not self._unsent:
             self._poller.push_later(self)
             # Not when it is pushed: nothing can be put off there.
-            self._time_writes()
+            self._time_writes(trio.current_time())
         self._chunks.append(data)
         self._unsent += len(data)
         if self._blocked:
@@ -190,28 +190,29 @@ class SocketTransport(Transport):
         self.taken_at = trio.current_time()
         self._look_at_marks()
         self._watch()
-        self._time_writes()
+        self._time_writes(self.taken_at)
 
     def _look_at_marks(self) -> None:
         if self._unsent > self._config.write_high_water:
             self.congested = True
 
-    def _time_writes(self) -> None:
-        """See to it that in ``write_timeout`` seconds the progress is looked at."""
+    def _time_writes(self, since: float) -> None:
+        """See to it that ``write_timeout`` seconds after that time the progress is looked at."""
         if not self._timing_writes:
             self._timing_writes = True
-            self.call_at(trio.current_time() + self._config.write_timeout, self._check_progress)
+            self.call_at(since + self._config.write_timeout, self._check_progress)
 
     def _check_progress(self) -> None:
         """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
         self._timing_writes = False
-        if self._blocked:
-            due = self.taken_at + self._config.write_timeout
-            if due <= trio.current_time():
+        if self._unsent:
+            now = trio.current_time()
+            # What is held may yet block when it is pushed.
+            since = self.taken_at if self._blocked else now
+            if since + self._config.write_timeout <= now:
                 self.abort()
             else:
-                self._timing_writes = True
-                self.call_at(due, self._check_progress)
+                self._time_writes(since)
 
     def _watch(self) -> None:
         """Have the poller look for what there is to do."""

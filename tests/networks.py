@@ -1,0 +1,110 @@
+"""What tests have between the two ends of a connection: memory, or sockets, whose bytes the kernel keeps."""
+
+from __future__ import annotations
+
+import os
+import selectors
+import socket
+from contextlib import asynccontextmanager, contextmanager, suppress
+from typing import TYPE_CHECKING, NamedTuple
+
+import pytest
+import trio
+from trio.testing import lockstep_stream_pair, memory_stream_pair
+
+from trio_ws_server.transport import poller
+from trio_ws_server.transport.poller import PortableSelector, open_selector
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator, Callable, Iterator
+
+    from trio.abc import Stream
+
+    from trio_ws_server.transport.poller import Selector
+
+SMALL = 4096
+"""Bytes that the kernel is asked to keep at most; it takes some less before it has no room."""
+
+
+class LateReader(trio.abc.ReceiveStream):
+    """The reading side of a socket before whose data lies what only filled the network: that is dropped."""
+
+    def __init__(self, stream: trio.SocketStream, filling: int) -> None:
+        self._stream = stream
+        self._filling = filling
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        while self._filling:
+            self._filling -= len(await self._stream.receive_some(self._filling))
+        return await self._stream.receive_some(max_bytes)
+
+    async def aclose(self) -> None:
+        await self._stream.aclose()
+
+
+def memory_pair(*, full: bool) -> tuple[Stream, Stream]:
+    """Return two ends of a network that takes everything, or, ``full``, only what is being read."""
+    return lockstep_stream_pair() if full else memory_stream_pair()
+
+
+def socket_pair(*, full: bool) -> tuple[Stream, Stream]:
+    """
+    Return two connected sockets.
+
+    With ``full``, the kernel keeps little between them, and from the first to the second so much already that it
+    takes nothing until that one reads.
+    """
+    near, far = socket.socketpair()
+    filling = 0
+    if full:
+        near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SMALL)
+        near.setblocking(False)
+        with suppress(BlockingIOError):
+            while True:
+                filling += near.send(SMALL * b"-")
+    ours, theirs = (trio.SocketStream(trio.socket.from_stdlib_socket(sock)) for sock in (near, far))
+    return ours, trio.StapledStream(theirs, LateReader(theirs, filling)) if filling else theirs
+
+
+class Network(NamedTuple):
+    """Streams, and what is to tell transports when they are ready, if these are sockets."""
+
+    pair: Callable[..., tuple[Stream, Stream]]
+    open_selector: Callable[[], Selector | None]
+
+    @contextmanager
+    def used(self) -> Iterator[None]:
+        """Have engines that are opened in the ``with`` use this network's selector."""
+        with pytest.MonkeyPatch.context() as patches:
+            patches.setattr(poller, "open_selector", self.open_selector)
+            yield
+
+
+def portable_selector() -> Selector:
+    """Return what a platform with kqueue has, made of what this platform has."""
+    return PortableSelector(selectors.EpollSelector())
+
+
+MEMORY = Network(memory_pair, open_selector)
+SOCKETS = Network(socket_pair, open_selector)
+PORTABLE = Network(socket_pair, portable_selector)
+STREAMS_OVER_SOCKETS = Network(socket_pair, lambda: None)
+
+
+@asynccontextmanager
+async def left_closed(stream: Stream) -> AsyncGenerator[None]:
+    """See to it that at the end of the ``with`` a stream's own end is closed, whoever has got its socket."""
+    if isinstance(stream, trio.SocketStream):
+        inode = os.fstat(stream.socket.fileno()).st_ino
+        yield
+        assert inode not in _open_inodes()
+    else:
+        yield
+        with pytest.raises(trio.ClosedResourceError):
+            await stream.receive_some()
+
+
+def _open_inodes() -> Iterator[int]:
+    for name in os.listdir("/dev/fd"):
+        with suppress(OSError):
+            yield os.fstat(int(name)).st_ino

@@ -1,0 +1,49 @@
+"""What Trio's scheduler may not be asked to do."""
+
+from __future__ import annotations
+
+import math
+import traceback
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import trio
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+
+@contextmanager
+def undisturbed_waits() -> Iterator[None]:
+    """
+    See to it that once Trio has decided for how long to wait, nothing makes a task run or be due earlier.
+
+    For a mock clock, which stands still meanwhile; to be entered before an engine is opened.
+    """
+    instrument = _EndsOfPasses()
+    trio.lowlevel.add_instrument(instrument)
+    yield
+    trio.lowlevel.remove_instrument(instrument)
+    assert not instrument.disturbances
+
+
+class _EndsOfPasses(trio.abc.Instrument):
+    def __init__(self) -> None:
+        self.disturbances: list[str] = []
+        self._known = math.inf
+
+    def before_io_wait(self, timeout: float) -> None:
+        self._known = self._next_deadline()
+
+    def after_io_wait(self, timeout: float) -> None:
+        if (due := self._next_deadline()) < self._known:
+            self.disturbances.append(f"a deadline at {due} where there was {self._known}")
+
+    def task_scheduled(self, task: trio.lowlevel.Task) -> None:
+        if any(
+            frame.f_code.co_name == self.before_io_wait.__name__ for frame, _ in traceback.walk_stack(None)
+        ):
+            self.disturbances.append(f"{task.name} was made to run")
+
+    def _next_deadline(self) -> float:
+        return trio.current_time() + trio.lowlevel.current_statistics().seconds_to_next_deadline
