@@ -36,6 +36,7 @@ from wsproto.utilities import RemoteProtocolError
 from tests.protocol.memory import held_by, most_held_during
 from trio_ws_server.config import MIB, Config
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -336,6 +337,32 @@ def test_compressed_and_uncompressed_messages_take_turns_with_pings_within_them(
     for size in range(1, len(stream) + 1):
         received = client_end().receive(stream, [size])
         assert received == [(b"?",), "Hello", (b"?",), "Hello", (b"?",), "Hello", "Hello"]
+
+
+# Messages of one frame, without wsproto
+
+
+@pytest.mark.parametrize("size", [*range(4080, 4100), 10_000])
+def test_a_payload_of_any_size_is_inflated_at_once_or_in_pieces(size: int) -> None:
+    extension = deflate()
+    extension.finalize("permessage-deflate")
+    data = random.Random(size).randbytes(size)
+    payload = compressed(data)
+    assert extension.inflate_message(payload) == data
+    extension.begin_message()
+    pieces = [extension.inflate(payload[:100], last=False), extension.inflate(payload[100:], last=True)]
+    assert b"".join(pieces) == data
+    assert extension.inflate_message(HELLO) == b"Hello"
+
+
+def test_a_payload_that_is_damaged_or_too_large_is_a_violation() -> None:
+    extension = deflate(limit=100)
+    extension.finalize("permessage-deflate")
+    with pytest.raises(Violation) as damaged:
+        extension.inflate_message(b"\xff" * 10)
+    with pytest.raises(Violation) as too_large:
+        extension.inflate_message(compressed(bytes(101)))
+    assert (damaged.value.code, too_large.value.code) == (1007, 1009)
 
 
 # What is inflated is bounded

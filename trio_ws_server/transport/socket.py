@@ -35,8 +35,10 @@ class SocketTransport(Transport):
         self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         self._socket.setblocking(False)
         if sock.family != _UNIX and hasattr(socket, "TCP_NOTSENT_LOWAT"):
-            # Trio has set it to 16 KiB: a large message would take a pass of the scheduler for each of these.
-            self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
+            # Trio has set it to 16 KiB: a large message would take a pass of the scheduler for each of these. Some
+            # systems refuse to set anything once the peer has gone.
+            with suppress(OSError):
+                self._socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, _NOTSENT_LOWAT)
         self._fd = self._socket.fileno()
         self._poller = poller
         self._events = 0
