@@ -91,6 +91,22 @@ PORTABLE = Network(socket_pair, portable_selector)
 STREAMS_OVER_SOCKETS = Network(socket_pair, lambda: None)
 
 
+@contextmanager
+def noted_sends() -> Iterator[list[bytes]]:
+    """Return what all sockets take during the ``with``, one call after the other."""
+    noted: list[bytes] = []
+    sound = socket.socket.send
+
+    def noting(sock: socket.socket, data: bytes) -> int:
+        count = sound(sock, data)
+        noted.append(bytes(data[:count]))
+        return count
+
+    with pytest.MonkeyPatch.context() as patches:
+        patches.setattr(socket.socket, "send", noting)
+        yield noted
+
+
 @asynccontextmanager
 async def left_closed(stream: Stream) -> AsyncGenerator[None]:
     """See to it that at the end of the ``with`` a stream's own end is closed, whoever has got its socket."""
