@@ -21,6 +21,7 @@ import trio
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
+from trio_ws_server.protocol.frames import payload_size
 from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
 from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
@@ -164,7 +165,7 @@ class WebSocket:
             transport.write(frame)
         traffic = self.traffic
         traffic.messages_sent += 1
-        traffic.bytes_sent += _size(message)
+        traffic.bytes_sent += payload_size(message)
         if transport.congested:
             await self._room_to_send()
 
@@ -386,7 +387,7 @@ class WebSocket:
             raise self._protocol.closed_error()
 
     def _deliver(self, message: str | bytes) -> None:
-        size = _size(message)
+        size = payload_size(message)
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append((message, size))
@@ -484,8 +485,3 @@ class WebSocket:
     def _pong_received(self, payload: bytes) -> None:
         if self._pings.answered(payload):
             self._changes.announce()
-
-
-def _size(message: str | bytes) -> int:
-    """Return the payload's size in bytes; for a ``str`` that is ASCII, which it knows, without encoding it."""
-    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())

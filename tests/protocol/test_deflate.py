@@ -880,6 +880,23 @@ def test_a_stream_cut_anywhere_gives_the_same_messages(
     assert [item for item in received if item != (b"between",)] == contents
 
 
+@pytest.mark.parametrize("place", range(1, 8))
+@pytest.mark.parametrize("kept", [True, False], ids=["context", "no context"])
+def test_a_payload_may_begin_like_the_end_of_one_and_be_cut_behind_that(place: int, kept: bool) -> None:
+    # RFC 1951 section 3.2.4: a stored block of 65,280 bytes begins with 00 00 ff ff 00.
+    data = bytes(65_280)
+    payload = (
+        b"\0" + len(data).to_bytes(2, "little") + (len(data) ^ 0xFFFF).to_bytes(2, "little") + data + b"\0"
+    )
+    message = frame(FIN | RSV1 | BINARY, payload)
+    start = len(message) - len(payload) + place
+    answer = "" if kept else "; server_no_context_takeover"
+    end = client_end(answer)
+    assert end.receive(message, [start, len(message)]) == [data]
+    fragments = frame(RSV1 | BINARY, payload[:place]) + frame(FIN | CONTINUATION, payload[place:])
+    assert end.receive(fragments) == [data]
+
+
 # Anything at all from the peer
 
 payloads = st.one_of(

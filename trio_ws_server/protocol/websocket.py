@@ -1,10 +1,11 @@
 """
 The WebSocket state machine: open, closing, closed, decided here and nowhere else.
 
-It wraps `wsproto.Connection`, which parses and frames, and adds what that leaves to its user:
+Frames that are whole messages, pings and pongs are read and written here (`protocol.frames`), all others by wsproto
+(`protocol.wsproto_frames`), and what comes is the same as if wsproto read them all. Beside that:
 
-- A parse error ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the
-  peer sends raises. wsproto reports it as if the peer had sent a close frame, its own state unchanged.
+- What is wrong ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the peer
+  sends raises.
 - A frame whose declared length would make its message too large is refused before its payload is buffered; so
   is one fragment too many.
 - Pieces of frames are put together to messages.
