@@ -31,7 +31,7 @@ from trio_ws_server.protocol.http1 import HEAD_END, BadRequest, Exchange, field_
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
-    import h11
+    from trio_ws_server.headers import RequestHead
 
     Parameters = Mapping[str, str | None]
 
@@ -131,7 +131,7 @@ def check_request(stream: bytes) -> None:
         assert enabled is ("Sec-WebSocket-Extensions" in response.headers)
 
 
-def check_accepting(request: h11.Request, handshake: ServerHandshake) -> bool:
+def check_accepting(request: RequestHead, handshake: ServerHandshake) -> bool:
     """Accept the handshake, with header fields that came in it; return whether compression was agreed on."""
     fields = [field for field in request.headers if field[0] not in RESERVED_FIELDS | {b"host"}]
     offered = handshake.subprotocols
@@ -169,7 +169,7 @@ def check_accepting(request: h11.Request, handshake: ServerHandshake) -> bool:
     return deflate.enabled()
 
 
-def check_agreement(request: h11.Request, answer: str) -> None:
+def check_agreement(request: RequestHead, answer: str) -> None:
     """Check that the client has offered what the answer says (RFC 7692 section 7.1)."""
     [(_, agreed)] = parse_extension(answer)
     lines = [value.decode("latin-1").lower() for value in field_values(request, b"sec-websocket-extensions")]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from collections.abc import Iterable
     from http import HTTPStatus
 
+    from trio_ws_server.headers import RequestHead
+
 CONFIG = Config(max_head_size=512, max_header_fields=6)
 
 LINES = [
@@ -111,7 +113,7 @@ def read(pieces: Iterable[bytes]) -> list[Request | HTTPStatus]:
     return [*seen, _seen(request, body)] if request else seen
 
 
-def _seen(request: h11.Request, body: bytes) -> Request:
+def _seen(request: h11.Request | RequestHead, body: bytes) -> Request:
     return Request(request.method, request.target, request.http_version, list(request.headers), body)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import socket
 import ssl
 from contextlib import asynccontextmanager, suppress
@@ -152,6 +153,15 @@ async def test_messages_go_both_ways_and_leaving_the_block_closes_the_connection
     with pytest.raises(ConnectionClosedOK) as caught:
         await websocket.recv()
     assert caught.value.received == caught.value.sent == Close(1000)
+
+
+@pytest.mark.skipif(not os.path.isdir("/proc/self/fd"), reason="descriptors are counted in /proc")
+async def test_a_client_takes_no_descriptor_beside_its_socket() -> None:
+    async with listening(accept_and_close) as uri:
+        before = len(os.listdir("/proc/self/fd"))
+        async with connect(uri):
+            # Two are the ends of the connection.
+            assert len(os.listdir("/proc/self/fd")) - before == 2
 
 
 @pytest.mark.parametrize("error", [ValueError("body"), ExceptionGroup("body", [ValueError()]), SystemExit(3)])

@@ -27,8 +27,7 @@ from trio_ws_server.protocol.websocket import State
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import h11
-
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -49,7 +48,7 @@ class App:
         self._http = http
         self._websocket = websocket
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         assert self._http is not None
         await self._http(connection)
 

@@ -23,6 +23,7 @@ from trio_ws_server.errors import ClientDisconnected
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -37,10 +38,10 @@ GET = b"GET / HTTP/1.1\r\nHost: h\r\n\r\n"
 class Web:
     """An application that responds with a function of its own, and that no WebSocket client should come to."""
 
-    def __init__(self, respond: Callable[[HttpConnection, h11.Request], Awaitable[None]]) -> None:
+    def __init__(self, respond: Callable[[HttpConnection, RequestHead], Awaitable[None]]) -> None:
         self._respond = respond
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         await self._respond(connection, request)
 
     async def websocket(self, upgrade: Upgrade) -> None:
@@ -48,20 +49,20 @@ class Web:
 
 
 @Web
-async def empty(connection: HttpConnection, request: h11.Request) -> None:
+async def empty(connection: HttpConnection, request: RequestHead) -> None:
     """Respond without a look at the body."""
     await connection.respond(200, [], b"")
 
 
 @Web
-async def target(connection: HttpConnection, request: h11.Request) -> None:
+async def target(connection: HttpConnection, request: RequestHead) -> None:
     """Respond with the request's target, after a while."""
     await trio.sleep(1)
     await connection.respond(200, [], request.target)
 
 
 @Web
-async def echo(connection: HttpConnection, request: h11.Request) -> None:
+async def echo(connection: HttpConnection, request: RequestHead) -> None:
     """Respond with the request's body."""
     body = b""
     while piece := await connection.receive_body():
@@ -206,7 +207,7 @@ async def test_the_connection_ends_after_the_response_where_the_client_cannot_or
 
 async def test_a_response_of_unknown_length_to_http_1_0_ends_with_the_connection() -> None:
     @Web
-    async def stream(connection: HttpConnection, request: h11.Request) -> None:
+    async def stream(connection: HttpConnection, request: RequestHead) -> None:
         connection.start_response(200, [])
         await connection.send_body(b"no ", more=True)
         await connection.send_body(b"length", more=False)
@@ -274,7 +275,7 @@ async def test_of_a_body_that_nobody_reads_no_more_than_the_bound_is_taken() -> 
             taken += KIB
 
     @Web
-    async def wait(connection: HttpConnection, request: h11.Request) -> None:
+    async def wait(connection: HttpConnection, request: RequestHead) -> None:
         await trio.sleep_forever()
 
     with trio.CancelScope() as scope:
@@ -296,7 +297,7 @@ async def test_of_a_body_in_tiny_chunks_no_more_than_the_bound_is_taken_ahead() 
             taken += 1000
 
     @Web
-    async def read_some(connection: HttpConnection, request: h11.Request) -> None:
+    async def read_some(connection: HttpConnection, request: RequestHead) -> None:
         for _ in range(100):
             assert await connection.receive_body() == b"x"
             await wait_all_tasks_blocked()
@@ -321,7 +322,7 @@ async def test_of_requests_sent_ahead_no_more_than_the_bound_is_taken() -> None:
             sent += 10
 
     @Web
-    async def count(connection: HttpConnection, _: h11.Request) -> None:
+    async def count(connection: HttpConnection, _: RequestHead) -> None:
         nonlocal answered, most_ahead
         await wait_all_tasks_blocked()
         most_ahead = max(most_ahead, sent - answered)
@@ -388,7 +389,7 @@ async def test_a_client_that_leaves_in_the_middle_of_its_body_is_told_to_the_app
     pieces = []
 
     @Web
-    async def read(connection: HttpConnection, request: h11.Request) -> None:
+    async def read(connection: HttpConnection, request: RequestHead) -> None:
         pieces.append(await connection.receive_body())
         with pytest.raises(ClientDisconnected):
             await connection.receive_body()
@@ -483,7 +484,7 @@ async def test_the_time_in_which_the_application_does_not_read_does_not_count(
     autojump_clock: MockClock,
 ) -> None:
     @Web
-    async def dawdle(connection: HttpConnection, request: h11.Request) -> None:
+    async def dawdle(connection: HttpConnection, request: RequestHead) -> None:
         for _ in range(5):
             await trio.sleep(100)
             assert await connection.receive_body() == b"x"
@@ -499,7 +500,7 @@ async def test_the_time_in_which_the_application_does_not_read_does_not_count(
 
 async def test_waiting_a_little_again_and_again_is_waiting_too(autojump_clock: MockClock) -> None:
     @Web
-    async def poll(connection: HttpConnection, request: h11.Request) -> None:
+    async def poll(connection: HttpConnection, request: RequestHead) -> None:
         while True:
             with trio.move_on_after(3):
                 await connection.receive_body()
@@ -517,7 +518,7 @@ async def test_an_application_is_told_that_a_body_comes_too_slowly_however_often
     told = []
 
     @Web
-    async def read(connection: HttpConnection, request: h11.Request) -> None:
+    async def read(connection: HttpConnection, request: RequestHead) -> None:
         connection.start_response(200, [(b"content-length", b"4")])
         assert await connection.receive_body() == b"x"
         for _ in range(2):
@@ -612,7 +613,7 @@ async def test_a_response_has_the_headers_that_the_configuration_asks_for_each_o
     config = Config(access_log=False, response_headers=((b"Server", b"ours"), (b"X-Frame-Options", b"DENY")))
 
     @Web
-    async def respond(connection: HttpConnection, request: h11.Request) -> None:
+    async def respond(connection: HttpConnection, request: RequestHead) -> None:
         await connection.respond(204, [(b"x-frame-options", b"SAMEORIGIN")], b"")
 
     async with serving(respond, config=config) as client:
@@ -628,7 +629,7 @@ async def test_responding_to_a_client_that_has_gone_is_no_error() -> None:
     responded = False
 
     @Web
-    async def respond(connection: HttpConnection, request: h11.Request) -> None:
+    async def respond(connection: HttpConnection, request: RequestHead) -> None:
         nonlocal responded
         connection.transport.abort()
         await connection.respond(200, [], b"")
@@ -651,7 +652,7 @@ async def test_a_task_that_waits_for_the_disconnect_sees_it() -> None:
     ended = []
 
     @Web
-    async def wait(connection: HttpConnection, request: h11.Request) -> None:
+    async def wait(connection: HttpConnection, request: RequestHead) -> None:
         await connection.disconnected_or(lambda: False)
         ended.append(connection.client_ended)
 
@@ -670,7 +671,7 @@ async def test_who_streams_to_a_client_that_takes_nothing_is_told_when_it_is_dro
     stopped = None
 
     @Web
-    async def stream(connection: HttpConnection, request: h11.Request) -> None:
+    async def stream(connection: HttpConnection, request: RequestHead) -> None:
         nonlocal stopped
         connection.start_response(200, [])
         try:
@@ -697,7 +698,7 @@ async def test_a_piece_whose_sending_is_cancelled_anywhere_is_sent_whole_or_not_
         cancelled = True
 
         @Web
-        async def stream(connection: HttpConnection, request: h11.Request, steps: int = steps) -> None:
+        async def stream(connection: HttpConnection, request: RequestHead, steps: int = steps) -> None:
             nonlocal cancelled
             connection.start_response(200, [])
             if stalled:
@@ -726,7 +727,7 @@ AHEAD = GET * (100 * KIB // len(GET))
 
 
 @Web
-async def until_disconnected(connection: HttpConnection, request: h11.Request) -> None:
+async def until_disconnected(connection: HttpConnection, request: RequestHead) -> None:
     """Respond once the client has ended its side."""
     await connection.disconnected_or(lambda: False)
     assert connection.client_ended
@@ -777,7 +778,7 @@ async def test_requests_dropped_to_wait_for_the_disconnect_are_not_answered_and_
     begun: bool, autojump_clock: MockClock
 ) -> None:
     @Web
-    async def respond_later(connection: HttpConnection, request: h11.Request) -> None:
+    async def respond_later(connection: HttpConnection, request: RequestHead) -> None:
         if begun:
             connection.start_response(200, [(b"content-length", b"5")])
         with trio.move_on_after(2):
@@ -805,7 +806,7 @@ async def test_requests_sent_ahead_within_the_bound_are_answered_behind_one_that
     autojump_clock: MockClock,
 ) -> None:
     @Web
-    async def wait_a_little(connection: HttpConnection, request: h11.Request) -> None:
+    async def wait_a_little(connection: HttpConnection, request: RequestHead) -> None:
         with trio.move_on_after(1):
             await connection.disconnected_or(lambda: False)
         await connection.respond(200, [], b"")
@@ -838,7 +839,7 @@ async def test_a_client_that_left_behind_a_long_body_is_told_to_the_application_
     told = None
 
     @Web
-    async def read_late(connection: HttpConnection, request: h11.Request) -> None:
+    async def read_late(connection: HttpConnection, request: RequestHead) -> None:
         nonlocal told
         await read_now.wait()
         size = 0

@@ -155,7 +155,7 @@ SCENARIOS = {
             compressed(b"hello")[8:],
             frame(0x41, deflated(b"hello")[:3]),
             frame(0x80, deflated(b"hello")[3:]),
-            compressed(b"hello" * 20 * KIB),
+            compressed(b"hello" * 60 * KIB),
             CLOSE,
         ),
         options={"per_message_deflate": True, "deflate_min_size": 1},

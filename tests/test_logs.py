@@ -9,7 +9,6 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import h11
 import pytest
 import trio
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessage
@@ -19,6 +18,7 @@ from tests.helpers import PEER, Client, asgi, serving
 from trio_ws_server.asgi.lifespan import run_lifespan
 from trio_ws_server.config import Config
 from trio_ws_server.errors import ClientDisconnected
+from trio_ws_server.headers import RequestHead
 from trio_ws_server.logs import configure, escaped, log_request, logger
 from trio_ws_server.peer import Peer
 
@@ -85,13 +85,13 @@ async def test_each_request_of_a_connection_is_a_line(
 
 
 def test_a_request_without_a_response_says_so(caplog: pytest.LogCaptureFixture) -> None:
-    request = h11.Request(method="GET", target="/", headers=[("host", "a")])
+    request = RequestHead(b"GET", b"/", b"1.1", [(b"host", b"a")])
     log_request(PEER, request, status=None, complete=False, body_sent=0, seconds=0.5)
     assert access_lines(caplog) == ['192.0.2.1:4000 "GET / HTTP/1.1" no response 0 bytes in 500.0 ms']
 
 
 def test_a_response_that_is_cut_off_is_logged_as_such(caplog: pytest.LogCaptureFixture) -> None:
-    request = h11.Request(method="GET", target="/", headers=[("host", "a")])
+    request = RequestHead(b"GET", b"/", b"1.1", [(b"host", b"a")])
     log_request(PEER, request, status=200, complete=False, body_sent=7, seconds=0.5)
     assert access_lines(caplog) == ['192.0.2.1:4000 "GET / HTTP/1.1" 200 7 bytes, cut off in 500.0 ms']
 

@@ -30,9 +30,8 @@ from trio_ws_server.tls import ServerTLS
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 
-    import h11
-
     from trio_ws_server.application import Application
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -129,7 +128,7 @@ class Hello:
         self.seconds = seconds
         self.ended = 0
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         await trio.sleep(self.seconds)
         await connection.respond(200, [], b"hello")
         self.ended += 1
@@ -338,7 +337,7 @@ async def test_over_tls_the_application_sees_the_connections_tls() -> None:
     seen = []
 
     class Look(Hello):
-        async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+        async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
             seen.append(peer.tls)
             await super().http(connection, request, peer)
 

@@ -25,9 +25,8 @@ from trio_ws_server.logs import logger
 if TYPE_CHECKING:
     from collections.abc import Generator, Hashable
 
-    import h11
-
     from trio_ws_server.config import Config
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -117,7 +116,7 @@ class Admission:
 class Unavailable:
     """The application that connections beyond a limit get."""
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         """Answer with 503."""
         await connection.respond(
             HTTPStatus.SERVICE_UNAVAILABLE,

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
-    import h11
-
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -15,7 +14,7 @@ if TYPE_CHECKING:
 class Application(Protocol):
     """Called in the connection's own task; what it raises ends that connection only."""
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         """Respond to a request."""
 
     async def websocket(self, upgrade: Upgrade) -> None:

@@ -68,7 +68,7 @@ async def connect(
             accepted = await _shake_hands(stream, handshake)
     except trio.TooSlowError:
         raise TimeoutError(f"no connection to {uri} within {config.handshake_timeout:g} seconds") from None
-    async with open_engine() as engine, open_transport(stream, config, engine) as transport:
+    async with open_engine(poller=False) as engine, open_transport(stream, config, engine) as transport:
         websocket = WebSocket(
             transport,
             WebSocketProtocol(config, client=True, deflate=deflate),

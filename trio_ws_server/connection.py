@@ -19,10 +19,9 @@ from trio_ws_server.upgrade import Upgrade
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    import h11
-
     from trio_ws_server.application import Application
     from trio_ws_server.config import Config
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.peer import Peer
     from trio_ws_server.transport import Transport
 
@@ -50,7 +49,8 @@ class Connection:
             while (request := await http.next_request()) is not None:
                 if is_upgrade(request):
                     handshake = ServerHandshake(request, self._config.allowed_origins)
-                    await self._serve_websocket(http, request, handshake)
+                    if await self._serve_websocket(http, request, handshake):
+                        return
                     break
                 await self._serve_http(http, request)
         except BadRequest as exc:
@@ -69,7 +69,7 @@ class Connection:
         if self._upgrade is not None:
             self._upgrade.start_closing(close)
 
-    async def _serve_http(self, http: HttpConnection, request: h11.Request) -> None:
+    async def _serve_http(self, http: HttpConnection, request: RequestHead) -> None:
         started = trio.current_time()
         try:
             failed = await self._call(
@@ -80,8 +80,9 @@ class Connection:
             self._log_request(http, request, started)
 
     async def _serve_websocket(
-        self, http: HttpConnection, request: h11.Request, handshake: ServerHandshake
-    ) -> None:
+        self, http: HttpConnection, request: RequestHead, handshake: ServerHandshake
+    ) -> bool:
+        """Serve a WebSocket to its end; return whether it was accepted: otherwise, it has been HTTP."""
         started = trio.current_time()
         self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
         try:
@@ -96,6 +97,7 @@ class Connection:
                 code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
                 upgrade.websocket.start_closing(Close(code))
                 await upgrade.websocket.until_closed()
+            return upgrade.websocket is not None
         finally:
             if upgrade.websocket is None:
                 self._log_request(http, request, started)
@@ -103,7 +105,7 @@ class Connection:
                 log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
 
     async def _call(
-        self, call: Callable[[], Awaitable[None]], request: h11.Request, client_gone: Callable[[], bool]
+        self, call: Callable[[], Awaitable[None]], request: RequestHead, client_gone: Callable[[], bool]
     ) -> bool:
         """Run the application; return whether it failed."""
         try:
@@ -116,7 +118,7 @@ class Connection:
             return failed
         return False
 
-    async def _complete_response(self, http: HttpConnection, request: h11.Request, failed: bool) -> None:
+    async def _complete_response(self, http: HttpConnection, request: RequestHead, failed: bool) -> None:
         """
         Do what the application left undone: respond with 500.
 
@@ -138,7 +140,7 @@ class Connection:
             access_logger.info("%s refused with %d: %s", self._peer, error.status, error)
         await http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
 
-    def _log_request(self, http: HttpConnection, request: h11.Request, started: float) -> None:
+    def _log_request(self, http: HttpConnection, request: RequestHead, started: float) -> None:
         if self._config.access_log:
             seconds = trio.current_time() - started
             log_request(
@@ -150,5 +152,5 @@ class Connection:
                 seconds=seconds,
             )
 
-    def _line(self, request: h11.Request) -> str:
+    def _line(self, request: RequestHead) -> str:
         return f"{self._peer} {request.method.decode('ascii')} {request.target.decode('ascii')}"

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import time
-from contextlib import contextmanager
 from email.utils import formatdate
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
 import trio
 
+from trio_ws_server.body_pace import BodyPace
 from trio_ws_server.errors import ClientDisconnected
 from trio_ws_server.protocol.handshake import is_upgrade
 from trio_ws_server.protocol.http1 import BadRequest, Exchange
 from trio_ws_server.scheduling import Changes, give_way, pace
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Generator, Iterable, Sequence
-
-    import h11
+    from collections.abc import Callable, Iterable, Sequence
 
     from trio_ws_server.config import Config
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.transport import Receiver, Transport
 
 UNREAD_LIMIT = 64 * 1024
@@ -28,9 +27,6 @@ UNREAD_LIMIT = 64 * 1024
 
 DRAINED_BODY = 64 * 1024
 """How much of a request's body, unread by the application, is read to keep the connection for the next one."""
-
-BODY_PROGRESS = 1024
-"""Bytes of a request's body that must come within ``body_timeout`` seconds of waiting for them."""
 
 
 class HttpConnection:
@@ -51,7 +47,7 @@ class HttpConnection:
         """What is wrong with the current request's body, as far as it has been read: its framing, or its pace."""
         self._config = config
         self._exchange = Exchange(config)
-        self._body_pace = _BodyPace(config.body_timeout)
+        self._body_pace = BodyPace(config.body_timeout)
         self._first = True
         self._draining = False
         self._eof = False
@@ -63,7 +59,7 @@ class HttpConnection:
 
     # The request.
 
-    async def next_request(self) -> h11.Request | None:
+    async def next_request(self) -> RequestHead | None:
         """
         Wait for the next request's head and return it; None where the connection is to be closed instead.
 
@@ -229,6 +225,8 @@ class HttpConnection:
         if self._eof:
             receiver.eof_received()
         self._changes.announce()
+        # Nobody asks for it any more, and what h11 holds would stay as long as the connection.
+        del self._exchange
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -308,7 +306,7 @@ class HttpConnection:
             self._reading_paused = False
             self.transport.resume_reading()
 
-    async def _request_head(self) -> h11.Request | None:
+    async def _request_head(self) -> RequestHead | None:
         """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
         with trio.move_on_after(idle_timeout):
@@ -366,7 +364,7 @@ class HttpConnection:
         if not self._exchange.reusable:
             return False
         self._exchange = Exchange(self._config, leftover=self._exchange.take_leftover())
-        self._body_pace = _BodyPace(self._config.body_timeout)
+        self._body_pace = BodyPace(self._config.body_timeout)
         self.status = None
         self.body_sent = 0
         self._resume_reading()
@@ -383,40 +381,6 @@ class HttpConnection:
                 skipped += len(piece)
         except ClientDisconnected:
             return
-
-
-class _BodyPace:
-    """Whether the client sends a request's body fast enough, as long as it is waited for."""
-
-    def __init__(self, timeout: float) -> None:
-        self._timeout = timeout
-        self._waited = 0.0
-        """Seconds, since the last `BODY_PROGRESS` bytes were there."""
-        self._received = 0
-        """Bytes, since then."""
-
-    def received(self, size: int) -> None:
-        """Take note of so many bytes of the body."""
-        self._received += size
-        if self._received >= BODY_PROGRESS:
-            self._received = 0
-            self._waited = 0.0
-
-    @contextmanager
-    def waiting(self) -> Generator[None, None, None]:
-        """Count the time that the body of the ``with`` takes; raises `BadRequest` where it is too much."""
-        started = trio.current_time()
-        try:
-            with trio.fail_after(max(0, self._timeout - self._waited)):
-                yield
-        except trio.TooSlowError:
-            raise BadRequest(
-                f"less than {BODY_PROGRESS} bytes of the request's body arrived in {self._timeout:g} seconds",
-                HTTPStatus.REQUEST_TIMEOUT,
-            ) from None
-        finally:
-            # Of a wait that is cancelled, too: who waits for a little while again and again waits as well.
-            self._waited += trio.current_time() - started
 
 
 def _broken_body(error: BadRequest) -> ClientDisconnected:

@@ -131,13 +131,14 @@ class Keepalive:
         """Do what is due, and say when to look again."""
         assert self._interval is not None
         now = trio.current_time()
-        answered_at = now - self._interval if self._ping is None else self._ping.answered_at
-        if answered_at is None:
+        if self._ping is None:
+            self._send_ping(now)
+        elif self._ping.answered_at is None:
             self._wait_for_pong(now)
-        elif answered_at + self._interval <= now:
+        elif self._ping.answered_at + self._interval <= now:
             self._send_ping(now)
         else:
-            self._call_at(answered_at + self._interval)
+            self._call_at(self._ping.answered_at + self._interval)
 
     def _send_ping(self, now: float) -> None:
         self._ping = self._connection.send_ping()

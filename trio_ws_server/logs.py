@@ -14,8 +14,7 @@ from typing import TYPE_CHECKING, Any
 from trio_ws_server.protocol.websocket import Ending
 
 if TYPE_CHECKING:
-    import h11
-
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.peer import Peer
     from trio_ws_server.websocket import WebSocket
 
@@ -88,7 +87,7 @@ def configure(level: str) -> None:
 
 
 def log_request(
-    peer: Peer, request: h11.Request, *, status: int | None, complete: bool, body_sent: int, seconds: float
+    peer: Peer, request: RequestHead, *, status: int | None, complete: bool, body_sent: int, seconds: float
 ) -> None:
     """Log a request and the response to it, which may be cut off; a status of None says that there was none."""
     access_logger.info(

@@ -12,8 +12,7 @@ from asgiref.compatibility import is_double_callable
 from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
-    import h11
-
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -39,7 +38,7 @@ class NativeApplication:
                 f"{_signature(handler) or 'what Python cannot tell'}"
             )
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         """Tell an ordinary HTTP client that there is nothing for it here."""
         await connection.respond(
             HTTPStatus.UPGRADE_REQUIRED,

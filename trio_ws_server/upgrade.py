@@ -14,10 +14,9 @@ from trio_ws_server.websocket import WebSocket
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-    import h11
-
     from trio_ws_server.close_codes import Close
     from trio_ws_server.config import Config
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.protocol.handshake import ServerHandshake
@@ -29,7 +28,7 @@ class Upgrade:
     def __init__(
         self,
         http: HttpConnection,
-        request: h11.Request,
+        request: RequestHead,
         handshake: ServerHandshake,
         peer: Peer,
         config: Config,

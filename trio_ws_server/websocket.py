@@ -21,6 +21,7 @@ import trio
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
+from trio_ws_server.protocol.frames import payload_size
 from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
 from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
@@ -40,6 +41,10 @@ EVENTS_PER_TURN = 64
 
 PAYLOAD_PER_TURN = 256 * 1024
 """Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
+
+
+# Members of enums, looked up once.
+_OPEN, _INTERNAL = State.OPEN, Internal.EVENT
 
 
 @dataclass(slots=True)
@@ -78,7 +83,8 @@ class WebSocket:
         self._protocol = protocol
         self._config = config
         self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
-        self._inbox: deque[tuple[str | bytes, int]] = deque()
+        self._inbox: deque[tuple[str | bytes, int]] | None = None
+        # None where it is empty: a deque takes 800 bytes, and most of the time most connections have no messages.
         self._inbox_bytes = 0
         self._arrivals = Changes()
         """Of messages, or of the end of them."""
@@ -141,13 +147,13 @@ class WebSocket:
         for a ``str`` that is not Unicode text.
         """
         await pace()
-        if isinstance(message, bytearray | memoryview):
+        if isinstance(message, (bytearray, memoryview)):
             message = bytes(message)
-        elif not isinstance(message, str | bytes):
+        elif not isinstance(message, (str, bytes)):
             raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
         transport = self._transport
         # Before as well as after: one message each of many who gave up on waiting would be too much.
-        while (self._compressing or transport.congested) and self._protocol.state is State.OPEN:
+        while (self._compressing or transport.congested) and self._protocol.state is _OPEN:
             await self._changes.until(lambda: not self._compressing)
             await self._room_to_send()
         if self._protocol.takes_long(message):
@@ -157,8 +163,9 @@ class WebSocket:
             transport.write_soon(frame)
         else:
             transport.write(frame)
-        self.traffic.messages_sent += 1
-        self.traffic.bytes_sent += _size(message)
+        traffic = self.traffic
+        traffic.messages_sent += 1
+        traffic.bytes_sent += payload_size(message)
         if transport.congested:
             await self._room_to_send()
 
@@ -178,7 +185,7 @@ class WebSocket:
             payload = payload.encode()
         if len(payload) > MAX_PING_PAYLOAD:
             raise ValueError(f"ping payload is {len(payload)} bytes, {MAX_PING_PAYLOAD} at most")
-        while self._protocol.state is State.OPEN and self._transport.congested:
+        while self._protocol.state is _OPEN and self._transport.congested:
             await self._room_to_send()
         if payload in self._pings:
             raise ValueError(f"a ping with the payload {payload!r} is still waiting for its pong")
@@ -238,6 +245,8 @@ class WebSocket:
             self._transport.push()
             await self._arrivals.next()
         message, size = self._inbox.popleft()
+        if not self._inbox:
+            self._inbox = None
         self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
             self._resume_reading()
@@ -259,7 +268,7 @@ class WebSocket:
         return not self._reading_paused and not self._catching_up
 
     def send_ping(self) -> SentPing | None:
-        if self._protocol.state is not State.OPEN:
+        if self._protocol.state is not _OPEN:
             return None
         payload = self._pings.fresh_payload()
         self._transport.write(self._protocol.send_ping(payload))
@@ -284,7 +293,7 @@ class WebSocket:
 
     def writable_again(self) -> None:
         """Send the pong that had to wait for room in the write buffer."""
-        if self._pong_owed is not None and self._protocol.state is State.OPEN:
+        if self._pong_owed is not None and self._protocol.state is _OPEN:
             self._transport.write(self._protocol.send_pong(self._pong_owed))
         self._pong_owed = None
         self._changes.announce()
@@ -307,14 +316,17 @@ class WebSocket:
         caught_up = False
         enough = protocol.payload_received + PAYLOAD_PER_TURN
         for _ in range(EVENTS_PER_TURN):
-            if self._reading_paused or protocol.payload_received >= enough:
+            if self._reading_paused:
                 break
             event = protocol.next_event()
             if event is None:
                 caught_up = True
                 break
-            if event is not Internal.EVENT:
+            if event is not _INTERNAL:
                 self._take_event(event)
+            if protocol.payload_received >= enough:
+                caught_up = not protocol.behind and not self._reading_paused
+                break
         if caught_up and self._peer_eof:
             protocol.receive_eof()
         self._behind = not caught_up and not self._reading_paused
@@ -329,13 +341,12 @@ class WebSocket:
             reason = f"more than {self._config.limit_message_rate} messages a second"
             self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
             return
-        match event:
-            case Ping(payload):
-                self._answer_ping(payload)
-            case Pong(payload):
-                self._pong_received(payload)
-            case message:
-                self._deliver(message)
+        if isinstance(event, (str, bytes)):
+            self._deliver(event)
+        elif isinstance(event, Ping):
+            self._answer_ping(event.payload)
+        else:
+            self._pong_received(event.payload)
 
     async def _catch_up(self) -> None:
         """Take what is there turn by turn, and nothing more from the network meanwhile."""
@@ -351,7 +362,7 @@ class WebSocket:
 
     @property
     def _inbox_full(self) -> bool:
-        return (
+        return self._inbox is not None and (
             self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
         )
 
@@ -371,19 +382,20 @@ class WebSocket:
             self._changes.announce()
 
     async def _room_to_send(self) -> None:
-        await self._changes.until(
-            lambda: not self._transport.congested or self._protocol.state is not State.OPEN
-        )
+        await self._changes.until(lambda: not self._transport.congested or self._protocol.state is not _OPEN)
         if self._protocol.state is State.CLOSED:
             raise self._protocol.closed_error()
 
     def _deliver(self, message: str | bytes) -> None:
-        size = _size(message)
+        size = payload_size(message)
+        if self._inbox is None:
+            self._inbox = deque()
         self._inbox.append((message, size))
         self._inbox_bytes += size
-        self.traffic.messages_received += 1
-        self.traffic.bytes_received += size
-        if not self._reading_paused and self._inbox_full:
+        traffic = self.traffic
+        traffic.messages_received += 1
+        traffic.bytes_received += size
+        if self._inbox_full and not self._reading_paused:
             self._reading_paused = True
             self._paused_at = trio.current_time()
             self._transport.pause_reading()
@@ -434,13 +446,13 @@ class WebSocket:
     @property
     def _nothing_more(self) -> bool:
         """Whether no message comes but those in the inbox."""
-        return self._protocol.state is not State.OPEN or self._protocol.violation is not None
+        return self._protocol.state is not _OPEN or self._protocol.violation is not None
 
     def _after_protocol(self) -> None:
         """Do what follows from a call to the protocol that may have ended the open state."""
         if data := self._protocol.data_to_send():
             self._transport.write(data)
-        if self._protocol.state is not State.OPEN:
+        if self._protocol.state is not _OPEN:
             self._leave_open()
         elif self._protocol.violation is not None and not self._failing:
             self._failing = True
@@ -467,14 +479,9 @@ class WebSocket:
         # read can make us buffer is one pong.
         if self._transport.congested:
             self._pong_owed = payload
-        elif self._protocol.state is State.OPEN:
+        elif self._protocol.state is _OPEN:
             self._transport.write(self._protocol.send_pong(payload))
 
     def _pong_received(self, payload: bytes) -> None:
         if self._pings.answered(payload):
             self._changes.announce()
-
-
-def _size(message: str | bytes) -> int:
-    """Return the payload's size in bytes; for a ``str`` that is ASCII, which it knows, without encoding it."""
-    return len(message) if isinstance(message, bytes) or message.isascii() else len(message.encode())

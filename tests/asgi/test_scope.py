@@ -5,7 +5,6 @@ from __future__ import annotations
 import ssl
 from typing import Any
 
-import h11
 import pytest
 import trio
 import trustme
@@ -16,6 +15,7 @@ from trio.testing import memory_stream_pair
 from tests.helpers import PEER, asgi, serving
 from trio_ws_server.asgi.scope import http_scope
 from trio_ws_server.asgi.tls import tls_extension
+from trio_ws_server.headers import RequestHead
 from trio_ws_server.peer import Peer
 from trio_ws_server.tls import ServerTLS
 
@@ -72,7 +72,7 @@ async def scope_of(
 
 def path_of(target: bytes) -> tuple[str, bytes, bytes]:
     """Return how a target is told: ``path``, ``raw_path`` and ``query_string``."""
-    received = h11.Request(method="GET", target=target, headers=[("host", "example.org")])
+    received = RequestHead(b"GET", target, b"1.1", [(b"host", b"example.org")])
     scope = http_scope(received, PEER, root_path="", state=None)
     raw_path = scope["raw_path"]
     assert raw_path is not None

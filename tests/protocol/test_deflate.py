@@ -36,6 +36,7 @@ from wsproto.utilities import RemoteProtocolError
 from tests.protocol.memory import held_by, most_held_during
 from trio_ws_server.config import MIB, Config
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -336,6 +337,31 @@ def test_compressed_and_uncompressed_messages_take_turns_with_pings_within_them(
     for size in range(1, len(stream) + 1):
         received = client_end().receive(stream, [size])
         assert received == [(b"?",), "Hello", (b"?",), "Hello", (b"?",), "Hello", "Hello"]
+
+
+# Messages of one frame, without wsproto
+
+
+@pytest.mark.parametrize("size", [*range(4080, 4100), 10_000])
+def test_a_payload_of_any_size_is_inflated_at_once_or_in_pieces(size: int) -> None:
+    extension = deflate()
+    extension.finalize("permessage-deflate")
+    data = random.Random(size).randbytes(size)
+    payload = compressed(data)
+    assert extension.inflate_message(payload) == data
+    extension.begin_message()
+    pieces = [extension.inflate(payload[:100], last=False), extension.inflate(payload[100:], last=True)]
+    assert b"".join(pieces) == data
+    assert extension.inflate_message(HELLO) == b"Hello"
+
+
+@pytest.mark.parametrize(("payload", "code"), [(b"\xff" * 10, 1007), (compressed(bytes(101)), 1009)])
+def test_a_payload_that_is_damaged_or_too_large_is_a_violation(payload: bytes, code: int) -> None:
+    extension = deflate(limit=100)
+    extension.finalize("permessage-deflate")
+    with pytest.raises(Violation) as violation:
+        extension.inflate_message(payload)
+    assert violation.value.code == code
 
 
 # What is inflated is bounded
@@ -852,6 +878,23 @@ def test_a_stream_cut_anywhere_gives_the_same_messages(
     stream = b"".join(client.send(message, [100], ping=True) for message in contents)
     received = server.receive(stream, piece_sizes)
     assert [item for item in received if item != (b"between",)] == contents
+
+
+@pytest.mark.parametrize("place", range(1, 8))
+@pytest.mark.parametrize("kept", [True, False], ids=["context", "no context"])
+def test_a_payload_may_begin_like_the_end_of_one_and_be_cut_behind_that(place: int, kept: bool) -> None:
+    # RFC 1951 section 3.2.4: a stored block of 65,280 bytes begins with 00 00 ff ff 00.
+    data = bytes(65_280)
+    payload = (
+        b"\0" + len(data).to_bytes(2, "little") + (len(data) ^ 0xFFFF).to_bytes(2, "little") + data + b"\0"
+    )
+    message = frame(FIN | RSV1 | BINARY, payload)
+    start = len(message) - len(payload) + place
+    answer = "" if kept else "; server_no_context_takeover"
+    end = client_end(answer)
+    assert end.receive(message, [start, len(message)]) == [data]
+    fragments = frame(RSV1 | BINARY, payload[:place]) + frame(FIN | CONTINUATION, payload[place:])
+    assert end.receive(fragments) == [data]
 
 
 # Anything at all from the peer

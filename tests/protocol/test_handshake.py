@@ -39,7 +39,7 @@ from trio_ws_server.protocol.http1 import BadRequest, Exchange
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
 
-    import h11
+    from trio_ws_server.headers import RequestHead
 
     InPieces = Callable[[bytes], Iterator[bytes]]
 
@@ -59,7 +59,7 @@ def deflate() -> Deflate:
     return Deflate(Config(max_message_size=LIMIT))
 
 
-def parsed(stream: bytes) -> h11.Request:
+def parsed(stream: bytes) -> RequestHead:
     request = Exchange(Config(max_head_size=LIMIT), leftover=stream).next_request()
     assert request is not None
     return request
@@ -70,7 +70,7 @@ def request(
     line: bytes = b"GET /chat HTTP/1.1",
     without: bytes | None = None,
     **fields: bytes,
-) -> h11.Request:
+) -> RequestHead:
     """Return the handshake of RFC 6455 section 1.2, changed: fields left out, replaced or added."""
     replaced = {name.replace("_", "-").encode(): value for name, value in fields.items()}
     kept = {name: value for name, value in (FIELDS | replaced).items() if name != without}
@@ -79,7 +79,7 @@ def request(
 
 
 def accept(
-    handshake: h11.Request,
+    handshake: RequestHead,
     *,
     subprotocol: str | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
@@ -126,7 +126,7 @@ def test_any_key_is_answered_with_its_hash(key: bytes) -> None:
         request((b"Origin", b"null"), (b"Cookie", b"a=b")),
     ],
 )
-def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake: h11.Request) -> None:
+def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake: RequestHead) -> None:
     assert is_upgrade(handshake)
     assert (b"sec-websocket-accept", ACCEPT) in accept(handshake)[1]
 
@@ -135,7 +135,7 @@ def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake:
     "handshake", [request(without=b"Upgrade"), request(Upgrade=b"h2c"), request(Upgrade=b"websocket/13")]
 )
 def test_without_websocket_among_what_it_upgrades_to_a_request_is_an_ordinary_one(
-    handshake: h11.Request,
+    handshake: RequestHead,
 ) -> None:
     assert not is_upgrade(handshake)
 
@@ -167,7 +167,7 @@ def test_without_websocket_among_what_it_upgrades_to_a_request_is_an_ordinary_on
     ],
 )
 def test_a_handshake_that_rfc_6455_forbids_to_accept_is_refused_with_400(
-    handshake: h11.Request, what: str
+    handshake: RequestHead, what: str
 ) -> None:
     with pytest.raises(BadRequest, match=what) as refusal:
         ServerHandshake(handshake)
@@ -193,7 +193,7 @@ def test_another_version_is_refused_with_426_and_the_one_that_is_spoken(version:
     }
 
 
-def refusal(handshake: h11.Request, *allowed_origins: str) -> tuple[HTTPStatus, str]:
+def refusal(handshake: RequestHead, *allowed_origins: str) -> tuple[HTTPStatus, str]:
     with pytest.raises(BadRequest) as refused:
         ServerHandshake(handshake, allowed_origins)
     return refused.value.status, str(refused.value)

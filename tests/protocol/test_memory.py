@@ -46,11 +46,9 @@ def test_an_idle_connection_holds_200_bytes_and_500_more_where_compression_was_a
 
 @pytest.mark.parametrize("rest", [b"", frame(BINARY, b"a")[:3], frame(PING, b"a")[:-1]])
 def test_of_what_has_been_read_nothing_is_kept(rest: bytes) -> None:
-    stream = frame(BINARY, bytes(1000)) * 100 + rest
-
     def read() -> WebSocketProtocol:
         end = PLAIN.end(CONFIG)
-        assert receive(end, stream) == [bytes(1000)] * 100
+        assert receive(end, frame(BINARY, bytes(1000)) * 100 + rest) == [bytes(1000)] * 100
         return end
 
     assert held_by(read) < 500

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -26,10 +27,17 @@ from tests.protocol.frames import (
 )
 from tests.protocol.pieces import bytewise, whole
 from trio_ws_server.close_codes import Close, CloseCode
-from trio_ws_server.config import Config
+from trio_ws_server.config import MIB, Config
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.deflate import Deflate
-from trio_ws_server.protocol.websocket import Ending, Internal, Ping, State, WebSocketProtocol
+from trio_ws_server.protocol.websocket import (
+    COMPRESSED_PIECE_SIZE,
+    Ending,
+    Internal,
+    Ping,
+    State,
+    WebSocketProtocol,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -298,6 +306,20 @@ def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
     server = websocket(deflate=deflated()[0])
     receive(server, header(BINARY, LIMIT + 1, rsv=4))
     assert server.close.code == CloseCode.MESSAGE_TOO_BIG
+
+
+def test_a_large_message_is_inflated_in_steps_between_which_others_can_have_their_turn() -> None:
+    ours = Deflate(Config())
+    ours.accept("permessage-deflate")
+    compressor = zlib.compressobj(wbits=-15)
+    payload = compressor.compress(bytes(8 * MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH)
+    end = WebSocketProtocol(Config(), client=False, deflate=ours)
+    end.receive_data(frame(BINARY, payload.removesuffix(b"\x00\x00\xff\xff"), rsv=4))
+    assert end.next_event() is Internal.EVENT
+    assert 0 < end.payload_received <= COMPRESSED_PIECE_SIZE * 1032
+    *steps, message = iter(end.next_event, None)
+    assert set(steps) <= {Internal.EVENT}
+    assert message == bytes(8 * MIB)
 
 
 # The fragments of a message

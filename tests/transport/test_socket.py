@@ -198,6 +198,17 @@ async def test_who_writes_to_a_peer_that_is_gone_is_not_told_before_the_next_pas
 
 
 @polled_networks
+async def test_the_last_words_of_a_peer_that_has_gone_arrive_even_if_we_write_first(network: Network) -> None:
+    async with line(network, buffered=True) as it:
+        await it.peer.send_all(b"last words")
+        await it.peer.aclose()
+        it.transport.write(b"data")
+        await wait_all_tasks_blocked()
+        assert it.recorder.data == b"last words"
+        assert it.recorder.events[-1] == "lost"
+
+
+@polled_networks
 async def test_held_data_for_a_peer_that_is_gone_is_a_lost_connection(
     network: Network, autojump_clock: MockClock
 ) -> None:

@@ -9,9 +9,9 @@ from trio_ws_server.asgi.scope import http_scope, websocket_scope
 from trio_ws_server.asgi.websocket import WebSocketSession
 
 if TYPE_CHECKING:
-    import h11
     from asgiref.typing import ASGI3Application
 
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
     from trio_ws_server.upgrade import Upgrade
@@ -25,7 +25,7 @@ class ASGIApplication:
         self._root_path = root_path
         self._state = state
 
-    async def http(self, connection: HttpConnection, request: h11.Request, peer: Peer) -> None:
+    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
         """Call the application for a request."""
         scope = http_scope(request, peer, root_path=self._root_path, state=self._state)
         exchange = HttpExchange(connection)

@@ -8,16 +8,16 @@ from urllib.parse import unquote
 from trio_ws_server.asgi.tls import tls_extension
 
 if TYPE_CHECKING:
-    import h11
     from asgiref.typing import ASGIVersions, HTTPScope, WebSocketScope
 
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.peer import Peer
 
 VERSIONS: ASGIVersions = {"version": "3.0", "spec_version": "2.5"}
 
 
 def http_scope(
-    request: h11.Request, peer: Peer, *, root_path: str, state: dict[str, Any] | None
+    request: RequestHead, peer: Peer, *, root_path: str, state: dict[str, Any] | None
 ) -> HTTPScope:
     """Return the scope of an HTTP request; ``state`` is the lifespan's, None where there is none."""
     scope = _common(request, peer, "http", root_path, state) | {
@@ -29,7 +29,7 @@ def http_scope(
 
 
 def websocket_scope(
-    request: h11.Request,
+    request: RequestHead,
     peer: Peer,
     subprotocols: list[str],
     *,
@@ -46,7 +46,7 @@ def websocket_scope(
 
 
 def _common(
-    request: h11.Request, peer: Peer, scheme: str, root_path: str, state: dict[str, Any] | None
+    request: RequestHead, peer: Peer, scheme: str, root_path: str, state: dict[str, Any] | None
 ) -> dict[str, Any]:
     raw_path, _, query_string = request.target.partition(b"?")
     common: dict[str, Any] = {

@@ -314,11 +314,12 @@ class _Decompressor:
         inflated = []
         for start in range(0, len(data) + last, _PIECE_SIZE):
             piece = data[start : start + _PIECE_SIZE]
-            if last and len(piece) < _PIECE_SIZE:
+            ends = last and len(piece) < _PIECE_SIZE
+            if ends:
                 piece += _TAIL
             while piece:
                 if self._stream is None:
-                    if piece == _TAIL:
+                    if ends and piece == _TAIL:
                         # There is no block to end: the payload was empty, or stopped right after a final block.
                         break
                     self._stream = zlib.decompressobj(-self.window_bits)

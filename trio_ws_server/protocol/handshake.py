@@ -28,6 +28,7 @@ from trio_ws_server.protocol.http1 import BARE_LINE_BREAK, HEAD_END, BadRequest,
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
+    from trio_ws_server.headers import RequestHead
     from trio_ws_server.protocol.deflate import Deflate
 
 _VERSION = b"13"
@@ -40,7 +41,7 @@ _SINGLE_FIELD = re.compile(rb"\r\n(upgrade|sec-websocket-(?:accept|extensions|pr
 _CONNECTION = re.compile(rb"\r\nconnection:([^\r]*)", re.IGNORECASE)
 
 
-def is_upgrade(request: h11.Request) -> bool:
+def is_upgrade(request: RequestHead) -> bool:
     """Whether the request asks for a WebSocket, rightly or not."""
     return b"websocket" in _options(request, b"upgrade")
 
@@ -48,7 +49,7 @@ def is_upgrade(request: h11.Request) -> bool:
 class ServerHandshake:
     """A client's valid opening handshake, to be accepted."""
 
-    def __init__(self, request: h11.Request, allowed_origins: tuple[str, ...] = ()) -> None:
+    def __init__(self, request: RequestHead, allowed_origins: tuple[str, ...] = ()) -> None:
         """
         Check a request; raises `BadRequest` if RFC 6455 section 4.2.1 does not allow to accept it.
 
@@ -139,13 +140,13 @@ class ServerHandshake:
             raise ValueError(str(exc)) from exc
 
 
-def _list(request: h11.Request, name: bytes) -> list[bytes]:
+def _list(request: RequestHead, name: bytes) -> list[bytes]:
     """Return the elements of a list-based field over all its lines (RFC 9110 section 5.6.1)."""
     pieces = b",".join(field_values(request, name)).split(b",")
     return [piece.strip() for piece in pieces if piece.strip()]
 
 
-def _options(request: h11.Request, name: bytes) -> set[bytes]:
+def _options(request: RequestHead, name: bytes) -> set[bytes]:
     return {element.lower() for element in _list(request, name)}
 
 

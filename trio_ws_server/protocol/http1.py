@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING
 
 import h11
 
+from trio_ws_server.headers import RequestHead
 from trio_ws_server.protocol.allowed import host_allowed
 
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Exchange:
     """One request from a client and the response to it."""
 
     def __init__(self, config: Config, *, leftover: bytes = b"") -> None:
-        self.request: h11.Request | None = None
+        self.request: RequestHead | None = None
         self.must_close = False
         """Set before the response starts, it says ``Connection: close`` in it."""
         # What h11 may hold of lines that are not complete is bounded by _Lines.
@@ -100,7 +101,7 @@ class Exchange:
         """Whether anything of the request has arrived; empty lines before it are nothing."""
         return bool(self._unread.lstrip(b"\r\n"))
 
-    def next_request(self) -> h11.Request | None:
+    def next_request(self) -> RequestHead | None:
         """
         Return the request once its head is complete, else None. Raises `BadRequest`.
 
@@ -121,9 +122,11 @@ class Exchange:
         del self._unread[:size]
         self._lines = _Lines(self._config)
         self._h11.receive_data(head)
-        request = self._h11_next()
-        assert isinstance(request, h11.Request)
-        self.request = request = _in_origin_form(request)
+        event = self._h11_next()
+        assert isinstance(event, h11.Request)
+        self.request = request = _in_origin_form(
+            RequestHead(event.method, event.target, event.http_version, list(event.headers))
+        )
         _check_request(request, self._config.allowed_hosts)
         if field_values(request, b"transfer-encoding"):
             self._chunks = bytearray()
@@ -307,7 +310,7 @@ def _check_framing(head: bytes) -> None:
         raise BadRequest("both Content-Length and Transfer-Encoding")
 
 
-def _in_origin_form(request: h11.Request) -> h11.Request:
+def _in_origin_form(request: RequestHead) -> RequestHead:
     """
     Return the request with a target in absolute form taken apart (RFC 9112 section 3.2.2).
 
@@ -320,15 +323,10 @@ def _in_origin_form(request: h11.Request) -> h11.Request:
     headers = [(name, authority if name == b"host" else value) for name, value in request.headers]
     if not field_values(request, b"host"):
         headers.insert(0, (b"host", authority))
-    return h11.Request(
-        method=request.method,
-        target=target if target.startswith(b"/") else b"/" + target,
-        headers=headers,
-        http_version=request.http_version,
-    )
+    return request._replace(target=target if target.startswith(b"/") else b"/" + target, headers=headers)
 
 
-def _check_request(request: h11.Request, allowed_hosts: tuple[str, ...]) -> None:
+def _check_request(request: RequestHead, allowed_hosts: tuple[str, ...]) -> None:
     if not request.http_version.startswith(b"1."):
         raise BadRequest(
             f"HTTP version {request.http_version.decode()} is not spoken here, HTTP/1.1 is",
@@ -353,7 +351,7 @@ def _check_request(request: h11.Request, allowed_hosts: tuple[str, ...]) -> None
         raise BadRequest(f"{host} is not served here (--allowed-host)", HTTPStatus.MISDIRECTED_REQUEST)
 
 
-def field_values(request: h11.Request, name: bytes) -> list[bytes]:
+def field_values(request: RequestHead, name: bytes) -> list[bytes]:
     """Return the values of all fields of this name, which is in lower case."""
     return [value for field, value in request.headers if field == name]
 

@@ -1,10 +1,11 @@
 """
 The WebSocket state machine: open, closing, closed, decided here and nowhere else.
 
-It wraps `wsproto.Connection`, which parses and frames, and adds what that leaves to its user:
+Frames that are whole messages, pings and pongs are read and written here (`protocol.frames`), all others by wsproto
+(`protocol.wsproto_frames`), and what comes is the same as if wsproto read them all. Beside that:
 
-- A parse error ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the
-  peer sends raises. wsproto reports it as if the peer had sent a close frame, its own state unchanged.
+- What is wrong ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the peer
+  sends raises.
 - A frame whose declared length would make its message too large is refused before its payload is buffered; so
   is one fragment too many.
 - Pieces of frames are put together to messages.
@@ -170,6 +171,11 @@ class WebSocketProtocol:
         if self.state is not _CLOSED and self.violation is None:
             self._data = self._data[self._start :] + data if self._data else data
             self._start = 0
+
+    @property
+    def behind(self) -> bool:
+        """Whether something has come that `next_event` has not got to."""
+        return bool(self._data)
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """

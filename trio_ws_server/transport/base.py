@@ -215,6 +215,15 @@ class Transport(ABC):
         self._tasks.append(scope)
         self._engine.nursery.start_soon(self._run, function, scope)
 
+    def fail(self, error: Exception) -> None:
+        """Drop the connection because of an error that nobody foresaw, and let it come out of the block."""
+        self._failed_with(error)
+        self._scope.cancel()
+        try:
+            self.abort()
+        except Exception as second:
+            self._failed_with(second)
+
     # How.
 
     @abstractmethod
@@ -243,15 +252,6 @@ class Transport(ABC):
             function()
         except Exception as error:
             self.fail(error)
-
-    def fail(self, error: Exception) -> None:
-        """Drop the connection because of an error that nobody foresaw, and let it come out of the block."""
-        self._failed_with(error)
-        self._scope.cancel()
-        try:
-            self.abort()
-        except Exception as second:
-            self._failed_with(second)
 
     def _failed_with(self, error: Exception) -> None:
         if self._failure is None:

@@ -27,7 +27,7 @@ BUFFER_SIZE = 256 * 1024
 """Bytes that are taken from a socket before others have their turn."""
 
 EVENTS_PER_TURN = 256
-"""Sockets that are looked at before other tasks have their turn."""
+"""Sockets that epoll names at most, before other tasks have their turn."""
 
 READABLE, WRITABLE = 0x1, 0x4
 """As epoll has them. An error, or the end of both sides, has other bits, and is both."""

@@ -72,7 +72,7 @@ class SocketTransport(Transport):
         self._unsent += len(data)
         if self._blocked:
             self._look_at_marks()
-        elif self._unsent > HELD_AT_MOST:
+        elif self._unsent > min(HELD_AT_MOST, self._config.write_high_water):
             self.push()
 
     def push(self) -> None:
@@ -109,11 +109,12 @@ class SocketTransport(Transport):
     # What the poller calls.
 
     def ready(self, events: int) -> None:
-        """Send what is unsent, and receive, as far as the events allow."""
-        if self._blocked and events & ~READABLE:
-            self._send_buffered()
-        if events & ~WRITABLE and not self.lost:
+        """Receive, and send what is unsent, as far as the events allow."""
+        # What a peer sent before it went is there to be read; sending fails then, and ends all.
+        if events & ~WRITABLE:
             self._receive()
+        if self._blocked and events & ~READABLE and not self.lost:
+            self._send_buffered()
 
     # How.
 
@@ -124,8 +125,10 @@ class SocketTransport(Transport):
     def _close(self) -> None:
         self._chunks.clear()
         self._sending = None
-        self._poller.forget(self._fd, before=self._events)
-        self._socket.close()
+        try:
+            self._poller.forget(self._fd, before=self._events)
+        finally:
+            self._socket.close()
 
     def _receive(self) -> None:
         if self._reading_paused:
@@ -181,8 +184,8 @@ class SocketTransport(Transport):
         self._blocked = True
         self.taken_at = trio.current_time()
         self._look_at_marks()
-        self._watch()
         self._time_writes(self.taken_at)
+        self._watch()
 
     def _look_at_marks(self) -> None:
         if self._unsent > self._config.write_high_water:

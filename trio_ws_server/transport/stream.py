@@ -1,4 +1,4 @@
-"""A transport over any `trio.abc.Stream`: TLS, memory streams, and plain sockets."""
+"""A transport over any `trio.abc.Stream`: TLS, memory streams, and plain sockets where there is no poller."""
 
 from __future__ import annotations
 
