@@ -6,15 +6,14 @@ import ssl
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING, Any
 
-import pytest
 import trio
 import trustme
 from trio.abc import HalfCloseableStream, Stream
-from trio.testing import lockstep_stream_pair, memory_stream_pair
 from websockets.extensions.permessage_deflate import PerMessageDeflate
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import CLIENT, SERVER, Protocol, State
 
+from tests.networks import left_closed, stream_pair
 from trio_ws_server.close_codes import Close
 from trio_ws_server.transport import TLSStream
 
@@ -33,26 +32,25 @@ CA.configure_trust(CLIENT_CONTEXT)
 @asynccontextmanager
 async def connected(*, client: bool, tls: bool, lockstep: bool) -> AsyncGenerator[tuple[Stream, Stream]]:
     """Yield our end of a connection, a client's or a server's, and the peer's; at the end, ours is closed."""
-    ours, theirs = lockstep_stream_pair() if lockstep else memory_stream_pair()
-    if tls:
-        name = "server.test"
-        our_end = TLSStream(
-            ours, CLIENT_CONTEXT if client else SERVER_CONTEXT, server_hostname=name if client else None
-        )
-        their_end = trio.SSLStream(
-            theirs,
-            SERVER_CONTEXT if client else CLIENT_CONTEXT,
-            server_hostname=None if client else name,
-            server_side=client,
-        )
-        async with trio.open_nursery() as nursery:
-            nursery.start_soon(our_end.do_handshake)
-            nursery.start_soon(their_end.do_handshake)
-        yield our_end, their_end
-    else:
-        yield ours, theirs
-    with pytest.raises(trio.ClosedResourceError):
-        await ours.receive_some()
+    ours, theirs = stream_pair(lockstep=lockstep)
+    async with left_closed(ours):
+        if tls:
+            name = "server.test"
+            our_end = TLSStream(
+                ours, CLIENT_CONTEXT if client else SERVER_CONTEXT, server_hostname=name if client else None
+            )
+            their_end = trio.SSLStream(
+                theirs,
+                SERVER_CONTEXT if client else CLIENT_CONTEXT,
+                server_hostname=None if client else name,
+                server_side=client,
+            )
+            async with trio.open_nursery() as nursery:
+                nursery.start_soon(our_end.do_handshake)
+                nursery.start_soon(their_end.do_handshake)
+            yield our_end, their_end
+        else:
+            yield ours, theirs
 
 
 class AutomaticPeer:

@@ -1,7 +1,7 @@
 """
 Peers driven by hand: what the tests of connections, adapters and the client have at the other end.
 
-They are made of h11 and wsproto, not of our own code, and talk over memory streams.
+They are made of h11 and wsproto, not of our own code.
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from wsproto import WSConnection
 from wsproto.connection import ConnectionType
 from wsproto.events import AcceptConnection, Event, RejectConnection, Request
 
+from tests.networks import left_closed, stream_pair
 from trio_ws_server.asgi.application import ASGIApplication
 from trio_ws_server.config import Config
 from trio_ws_server.connection import Connection
@@ -69,15 +70,12 @@ async def serving(
 
     With ``lockstep``, no byte is under way: who sends waits until the other has taken all of it.
     """
-    pair = trio.testing.lockstep_stream_pair if lockstep else trio.testing.memory_stream_pair
-    ours, theirs = pair()
+    theirs, ours = stream_pair(lockstep=lockstep)
     config = config or Config(access_log=False)
-    async with trio.open_nursery() as nursery:
+    async with left_closed(theirs), trio.open_nursery() as nursery:
         connection = await nursery.start(partial(run_connection, theirs, application, config, peer=peer))
         yield Client(ours, connection)
         await ours.aclose()
-    with pytest.raises(trio.ClosedResourceError):
-        await theirs.receive_some()
 
 
 async def run_connection(

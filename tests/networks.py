@@ -90,6 +90,18 @@ SOCKETS = Network(socket_pair, open_selector)
 PORTABLE = Network(socket_pair, portable_selector)
 STREAMS_OVER_SOCKETS = Network(socket_pair, lambda: None)
 
+chosen = MEMORY
+"""What connections are made over where a test does not say: see the fixture ``network_of_all``."""
+
+
+def stream_pair(*, lockstep: bool) -> tuple[Stream, Stream]:
+    """Return two ends of a network that takes what it can, or, in lockstep, only what is being read."""
+    return chosen.pair(full=lockstep)
+
+
+memory_only = pytest.mark.parametrize("network_of_all", [MEMORY], ids=["memory"], indirect=True)
+"""For a test that has to know to the byte what the network holds, or that breaks it in ways of its own."""
+
 
 @contextmanager
 def noted_sends() -> Iterator[list[bytes]]:

@@ -13,6 +13,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.automatic_peer import AutomaticPeer, connected
 from tests.cancelling import Cancelling, at_every_step
+from tests.networks import MEMORY, SOCKETS
 from tests.websocket_peer import KIB, opened, stall
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Options
@@ -26,8 +27,18 @@ if TYPE_CHECKING:
 
 roles = pytest.mark.parametrize("client", [False, True], ids=["server", "client"])
 networks = pytest.mark.parametrize(
-    ("tls", "lockstep"), [(False, False), (False, True), (True, True)], ids=["memory", "lockstep", "TLS"]
+    ("tls", "lockstep", "network_of_all"),
+    [
+        (False, False, MEMORY),
+        (False, True, MEMORY),
+        (True, True, MEMORY),
+        (False, False, SOCKETS),
+        (False, True, SOCKETS),
+    ],
+    ids=["memory", "lockstep", "TLS", "sockets", "full sockets"],
+    indirect=["network_of_all"],
 )
+pytestmark = pytest.mark.usefixtures("network_of_all")
 
 SOURCE = random.Random(7692)
 INCOMPRESSIBLE = SOURCE.randbytes(100 * KIB)

@@ -13,6 +13,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Pong, TextMessa
 from wsproto.frame_protocol import CloseReason
 
 from tests.helpers import cancelled_after
+from tests.networks import MEMORY, SOCKETS, memory_only
 from tests.websocket_peer import CALLS, KIB, Peer, calls, close_in, opened, stall
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
@@ -22,6 +23,8 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
     from trio_ws_server.websocket import WebSocket
+
+pytestmark = pytest.mark.usefixtures("network_of_all")
 
 # The closing handshake
 
@@ -167,6 +170,7 @@ async def test_a_close_frame_waits_its_turn_behind_what_a_slow_peer_has_not_take
         await peer.vanish()
 
 
+@memory_only
 async def test_a_peer_that_keeps_taking_has_its_time_for_the_close_from_when_it_has_it(
     autojump_clock: MockClock,
 ) -> None:
@@ -345,7 +349,11 @@ async def vanish(peer: Peer) -> None:
     await peer.vanish()
 
 
-ways_to_vanish = pytest.mark.parametrize("vanish", [end_side, vanish, break_off])
+ways_to_vanish = pytest.mark.parametrize(
+    ("network_of_all", "vanish"),
+    [(MEMORY, end_side), (MEMORY, vanish), (MEMORY, break_off), (SOCKETS, end_side), (SOCKETS, vanish)],
+    indirect=["network_of_all"],
+)
 
 
 @ways_to_vanish

@@ -17,6 +17,8 @@ from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosedError
 from trio_ws_server.protocol.websocket import Ending, State
 
+pytestmark = pytest.mark.usefixtures("network_of_all")
+
 # Keepalive
 
 

@@ -1,16 +1,17 @@
-"""A WebSocket connection of ours over memory streams, and its peer, which wsproto speaks for and tests drive."""
+"""A WebSocket connection of ours, and its peer, which wsproto speaks for and tests drive."""
 
 from __future__ import annotations
 
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-from trio.testing import lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event
 
+from tests.networks import left_closed, stream_pair
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config, Options
 from trio_ws_server.headers import Headers, Request
@@ -80,17 +81,16 @@ async def opened(
     """
     options.setdefault("ping_interval", None)
     config = Config(**options)
-    ours, theirs = streams or (lockstep_stream_pair() if lockstep else memory_stream_pair())
-    async with open_engine() as engine, open_transport(ours, config, engine) as transport:
-        protocol = WebSocketProtocol(config, client=client, deflate=_agreed_deflate(config, client=client))
-        request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
-        websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
-        yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
-    assert websocket.state is State.CLOSED
-    await theirs.aclose()
-    if streams is None:
-        with pytest.raises(trio.ClosedResourceError):
-            await ours.receive_some()
+    ours, theirs = streams or stream_pair(lockstep=lockstep)
+    async with nullcontext() if streams else left_closed(ours), theirs:
+        async with open_engine() as engine, open_transport(ours, config, engine) as transport:
+            protocol = WebSocketProtocol(
+                config, client=client, deflate=_agreed_deflate(config, client=client)
+            )
+            request = Request("/chat?room=1", Headers([(b"Origin", b"http://example.org")]))
+            websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
+            yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
+        assert websocket.state is State.CLOSED
 
 
 def _agreed_deflate(config: Config, *, client: bool) -> Deflate | None:
