@@ -141,6 +141,7 @@ async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
         assert await websocket.recv() == "next"
 
 
+@pytest.mark.usefixtures("network_of_all")
 async def test_while_large_messages_are_inflated_others_have_their_turn(nursery: trio.Nursery) -> None:
     pulse = Pulse()
     async with compressing() as (websocket, peer):

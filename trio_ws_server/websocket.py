@@ -42,6 +42,8 @@ EVENTS_PER_TURN = 64
 PAYLOAD_PER_TURN = 256 * 1024
 """Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
 
+PAYLOAD_PER_CALL = 64 * 1024
+"""Bytes of payload that a call which makes room for them may take on its way."""
 
 # Members of enums, looked up once.
 _OPEN, _INTERNAL = State.OPEN, Internal.EVENT
@@ -249,7 +251,11 @@ class WebSocket:
             self._inbox = None
         self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
+            before = self._protocol.payload_received
             self._resume_reading()
+            if self._protocol.payload_received - before > PAYLOAD_PER_CALL:
+                # Others have their turn, without a chance for the message to be lost to a cancellation.
+                await trio.lowlevel.cancel_shielded_checkpoint()
         return message
 
     def start_closing(self, close: Close) -> None:
