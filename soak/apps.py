@@ -115,7 +115,7 @@ async def tell_statistics(peer: Peer) -> None:
 
 
 def _is_deadline(found: object) -> bool:
-    """Whether it is of Trio's heap of deadlines, which keeps some thousand that are over before they are cleared away."""
+    """Whether it is of Trio's heap of deadlines, which clears those away that are over once they are a thousand."""
     match found:
         case trio.CancelScope() | (float(), int(), trio.CancelScope()):
             return True
