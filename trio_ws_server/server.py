@@ -21,7 +21,7 @@ from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream, open_engine, open_transport
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Callable, Sequence
 
     from trio.abc import Stream
 
@@ -109,10 +109,11 @@ class Server:
         """Stop now: cancel everything."""
         self.scope.cancel()
 
-    async def run(self, application: Application) -> None:
+    async def run(self, application: Application, started: Callable[[], None] | None = None) -> None:
         """
         Accept and serve connections until told to shut down; return when the last one is gone.
 
+        Calls ``started`` once everything is there that connections need.
         Cancelling it drops all connections. The listeners are closed in every case.
         """
         with self._connections_scope:
@@ -124,6 +125,8 @@ class Server:
             ):
                 for listener in self._listeners:
                     accepting.start_soon(self._accept, listener, application, connections)
+                if started is not None:
+                    started()
                 await self._shutdown_requested.wait()
                 # Cancelling thousands of connections takes seconds, which are not to be taken from the lifespan.
                 self.scope.deadline = math.inf

@@ -194,7 +194,9 @@ class _Plan:
     async def _run(
         self, server: Server, application: Application, task_status: trio.TaskStatus[Server]
     ) -> None:
-        for url in server.urls:
-            logs.logger.info("Listening on %s (Trio %s)", url, trio.__version__)
-        task_status.started(server)
-        await server.run(application)
+        def started() -> None:
+            for url in server.urls:
+                logs.logger.info("Listening on %s (Trio %s)", url, trio.__version__)
+            task_status.started(server)
+
+        await server.run(application, started)
