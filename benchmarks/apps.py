@@ -2,12 +2,23 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 if TYPE_CHECKING:
+    from collections.abc import AsyncIterator
+
     from asgiref.typing import ASGIReceiveCallable, ASGISendCallable, Scope
 
-    from trio_ws_server import WebSocket
+
+class WebSocket(Protocol):
+    """A connection, as ours and those of websockets are."""
+
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Iterate over the messages."""
+
+    async def send(self, message: str | bytes) -> None:
+        """Send a message."""
+
 
 _ASGI_CLIENTS: list[ASGISendCallable] = []
 _NATIVE_CLIENTS: list[WebSocket] = []

@@ -1,4 +1,4 @@
-"""What Trio's scheduler may not be asked to do."""
+"""Trio's scheduler in tests: what it may not be asked to do, and runs that depend on none before them."""
 
 from __future__ import annotations
 
@@ -7,10 +7,24 @@ import traceback
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import pytest
 import trio
+from trio.testing import MockClock
+
+from trio_ws_server import scheduling
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Awaitable, Callable, Iterator
+
+
+def run_paced(
+    calls_between_yields: int, function: Callable[..., Awaitable[None]], *arguments: object
+) -> None:
+    """Run Trio on a clock that jumps, and let calls that need not wait yield so often."""
+    with pytest.MonkeyPatch.context() as patches:
+        # One count serves all: it would make a run depend on those before it.
+        patches.setattr(scheduling, "CALLS_BETWEEN_YIELDS", calls_between_yields)
+        trio.run(function, *arguments, clock=MockClock(autojump_threshold=0))
 
 
 @contextmanager

@@ -21,7 +21,7 @@ from tests.cancelling import Cancelling
 from tests.helpers import read_all
 from tests.networks import noted_sends, socket_pair
 from tests.protocol.pieces import EFFORT
-from tests.scheduling import undisturbed_waits
+from tests.scheduling import run_paced, undisturbed_waits
 from tests.websocket_peer import KIB, Peer, opened
 from trio_ws_server import scheduling
 from trio_ws_server.close_codes import Close
@@ -377,8 +377,4 @@ def test_whatever_is_done_when_nothing_that_was_sent_is_left_behind(
     peers: list[Step],
     calls_between_yields: int,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patches:
-        # One count serves all: it would make a run depend on those before it.
-        patches.setattr(scheduling, "CALLS_BETWEEN_YIELDS", calls_between_yields)
-        clock = MockClock(autojump_threshold=0)
-        trio.run(_converse, full, options, applications, peers, clock=clock)
+    run_paced(calls_between_yields, _converse, full, options, applications, peers)

@@ -11,12 +11,12 @@ import pytest
 import trio
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair
+from trio.testing import lockstep_stream_pair, memory_stream_pair
 
 from tests.cancelling import Cancelling
 from tests.protocol.pieces import EFFORT
+from tests.scheduling import run_paced
 from tests.websocket_peer import KIB, opened
-from trio_ws_server import scheduling
 from trio_ws_server.errors import ConnectionClosed
 from trio_ws_server.protocol.websocket import Ending, State
 
@@ -177,8 +177,4 @@ def test_what_is_sent_is_received_once_and_in_order_and_all_ends_well(
     client_closes: bool,
     calls_between_yields: int,
 ) -> None:
-    with pytest.MonkeyPatch.context() as patches:
-        # One count serves all: it would make a run depend on those before it.
-        patches.setattr(scheduling, "CALLS_BETWEEN_YIELDS", calls_between_yields)
-        clock = MockClock(autojump_threshold=0)
-        trio.run(converse, lockstep, options, tasks, client_closes, clock=clock)
+    run_paced(calls_between_yields, converse, lockstep, options, tasks, client_closes)

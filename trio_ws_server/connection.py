@@ -44,18 +44,17 @@ class Connection:
 
         Cancelling it leaves the transport to be closed. What the application raises is logged and doesn't come out.
         """
-        http = self._http
         try:
-            while (request := await http.next_request()) is not None:
+            while (request := await self._http.next_request()) is not None:
                 if is_upgrade(request):
                     handshake = ServerHandshake(request, self._config.allowed_origins)
-                    if await self._serve_websocket(http, request, handshake):
+                    if await self._serve_websocket(request, handshake):
                         return
                     break
-                await self._serve_http(http, request)
+                await self._serve_http(request)
         except BadRequest as exc:
-            await self._refuse(http, exc)
-        await http.shutdown()
+            await self._refuse(exc)
+        await self._http.shutdown()
 
     @property
     def is_websocket(self) -> bool:
@@ -69,22 +68,21 @@ class Connection:
         if self._upgrade is not None:
             self._upgrade.start_closing(close)
 
-    async def _serve_http(self, http: HttpConnection, request: RequestHead) -> None:
+    async def _serve_http(self, request: RequestHead) -> None:
         started = trio.current_time()
+        http = self._http
         try:
             failed = await self._call(
                 partial(self._application.http, http, request, self._peer), request, lambda: http.client_ended
             )
-            await self._complete_response(http, request, failed)
+            await self._complete_response(request, failed)
         finally:
-            self._log_request(http, request, started)
+            self._log_request(request, started)
 
-    async def _serve_websocket(
-        self, http: HttpConnection, request: RequestHead, handshake: ServerHandshake
-    ) -> bool:
+    async def _serve_websocket(self, request: RequestHead, handshake: ServerHandshake) -> bool:
         """Serve a WebSocket to its end; return whether it was accepted: otherwise, it has been HTTP."""
         started = trio.current_time()
-        self._upgrade = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
+        self._upgrade = upgrade = Upgrade(self._http, request, handshake, self._peer, self._config)
         try:
             if self._closing is not None:
                 upgrade.start_closing(self._closing)
@@ -92,7 +90,7 @@ class Connection:
                 partial(self._application.websocket, upgrade), request, lambda: upgrade.client_gone
             )
             if upgrade.websocket is None:
-                await self._complete_response(http, request, failed)
+                await self._complete_response(request, failed)
             else:
                 code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
                 upgrade.websocket.start_closing(Close(code))
@@ -100,7 +98,7 @@ class Connection:
             return upgrade.websocket is not None
         finally:
             if upgrade.websocket is None:
-                self._log_request(http, request, started)
+                self._log_request(request, started)
             elif self._config.access_log:
                 log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
 
@@ -118,16 +116,17 @@ class Connection:
             return failed
         return False
 
-    async def _complete_response(self, http: HttpConnection, request: RequestHead, failed: bool) -> None:
+    async def _complete_response(self, request: RequestHead, failed: bool) -> None:
         """
         Do what the application left undone: respond with 500.
 
         A response that has begun gets no end, so that the client takes it for cut off; the connection ends there.
         """
+        http = self._http
         if http.response_complete or http.transport.lost:
             return
         if http.body_error is not None and not http.response_started:
-            await self._refuse(http, http.body_error)
+            await self._refuse(http.body_error)
             return
         if not failed and not http.client_ended:
             what = "its response was complete" if http.response_started else "it sent a response"
@@ -135,20 +134,20 @@ class Connection:
         if not http.response_started:
             await http.respond(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"Internal Server Error\n", close=True)
 
-    async def _refuse(self, http: HttpConnection, error: BadRequest) -> None:
+    async def _refuse(self, error: BadRequest) -> None:
         if self._config.access_log:
             access_logger.info("%s refused with %d: %s", self._peer, error.status, error)
-        await http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
+        await self._http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
 
-    def _log_request(self, http: HttpConnection, request: RequestHead, started: float) -> None:
+    def _log_request(self, request: RequestHead, started: float) -> None:
         if self._config.access_log:
             seconds = trio.current_time() - started
             log_request(
                 self._peer,
                 request,
-                status=http.status,
-                complete=http.response_complete,
-                body_sent=http.body_sent,
+                status=self._http.status,
+                complete=self._http.response_complete,
+                body_sent=self._http.body_sent,
                 seconds=seconds,
             )
 

@@ -12,23 +12,23 @@ if TYPE_CHECKING:
 def held_by(action: Callable[[], object]) -> int:
     """Return how many bytes more are held after an action, while its result lives."""
     action()  # what Python itself keeps after a first time is not counted
-    tracemalloc.start()
-    try:
-        result = action()
-        size, _ = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    del result
-    return size
+    held, _ = _traced(action)
+    return held
 
 
 def most_held_during(action: Callable[[], object]) -> int:
     """Return how many bytes more are held at most at any time of an action, its result included."""
+    _, peak = _traced(action)
+    return peak
+
+
+def _traced(action: Callable[[], object]) -> tuple[int, int]:
+    """Return how many bytes more are held after an action, while its result lives, and at most during it."""
     tracemalloc.start()
     try:
         result = action()
-        _, peak = tracemalloc.get_traced_memory()
+        traced = tracemalloc.get_traced_memory()
     finally:
         tracemalloc.stop()
     del result
-    return peak
+    return traced

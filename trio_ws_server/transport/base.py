@@ -234,6 +234,23 @@ class Transport(ABC):
     def _close(self) -> None:
         """Close what is below, and drop what is buffered."""
 
+    def _look_at_high_water(self) -> None:
+        if self._unsent > self._config.write_high_water:
+            self.congested = True
+
+    def _count_taken(self, size: int) -> None:
+        """Take note that the network has taken so many bytes more."""
+        self.taken += size
+        self.taken_at = trio.current_time()
+        self._unsent -= size
+
+    def _tell_of_room(self) -> None:
+        """Tell who waits for it that the network has taken some."""
+        self._changes.announce()
+        if self.congested and self._unsent <= self._config.write_low_water:
+            self.congested = False
+            self.receiver.writable_again()
+
     async def _more_taken_than(self, taken: int) -> None:
         await self._changes.until(lambda: self.taken > taken or self.lost)
 

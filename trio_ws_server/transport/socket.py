@@ -47,7 +47,7 @@ class SocketTransport(Transport):
             self._chunks.append(data)
             self._unsent += len(data)
             if self._blocked:
-                self._look_at_marks()
+                self._look_at_high_water()
             else:
                 self.push()
             return
@@ -71,7 +71,7 @@ class SocketTransport(Transport):
         self._chunks.append(data)
         self._unsent += len(data)
         if self._blocked:
-            self._look_at_marks()
+            self._look_at_high_water()
         elif self._unsent > min(HELD_AT_MOST, self._config.write_high_water):
             self.push()
 
@@ -158,10 +158,7 @@ class SocketTransport(Transport):
             return
         self._blocked = bool(self._unsent)
         self._watch()
-        self._changes.announce()
-        if self.congested and self._unsent <= self._config.write_low_water:
-            self.congested = False
-            self.receiver.writable_again()
+        self._tell_of_room()
 
     def _send(self) -> None:
         """Send until nothing is left or the socket has no room; raises ``OSError`` for one that is lost."""
@@ -174,22 +171,16 @@ class SocketTransport(Transport):
                 sent = self._socket.send(self._sending)
             except _NOT_NOW:
                 return
-            self.taken += sent
-            self.taken_at = trio.current_time()
-            self._unsent -= sent
+            self._count_taken(sent)
             self._sending = None if sent == len(self._sending) else self._sending[sent:]
 
     def _block(self) -> None:
         """Have the poller send the rest."""
         self._blocked = True
         self.taken_at = trio.current_time()
-        self._look_at_marks()
+        self._look_at_high_water()
         self._time_writes(self.taken_at)
         self._watch()
-
-    def _look_at_marks(self) -> None:
-        if self._unsent > self._config.write_high_water:
-            self.congested = True
 
     def _time_writes(self, since: float) -> None:
         """See to it that ``write_timeout`` seconds after that time the progress is looked at."""

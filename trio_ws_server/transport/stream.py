@@ -47,8 +47,7 @@ class StreamTransport(Transport):
             self.taken_at = trio.current_time()
         self._chunks.append(data)
         self._unsent += len(data)
-        if self._unsent > self._config.write_high_water:
-            self.congested = True
+        self._look_at_high_water()
         self._write_changes.announce()
 
     def write_soon(self, data: bytes) -> None:
@@ -138,13 +137,8 @@ class StreamTransport(Transport):
             if self.lost:
                 return
             view = view[sent:]
-            self.taken += sent
-            self.taken_at = trio.current_time()
-            self._unsent -= sent
-            self._changes.announce()
-            if self.congested and self._unsent <= self._config.write_low_water:
-                self.congested = False
-                self.receiver.writable_again()
+            self._count_taken(sent)
+            self._tell_of_room()
 
     async def _send_some(self, data: memoryview) -> int:
         """Send a part of the data; return how many bytes."""
