@@ -35,17 +35,18 @@ class BodyPace:
             self._waited = 0.0
 
     @contextmanager
-    def waiting(self) -> Generator[None, None, None]:
-        """Count the time that the body of the ``with`` takes; raises `BadRequest` where it is too much."""
+    def waiting(self) -> Generator[float, None, None]:
+        """Count the time that the body of the ``with`` takes; yields when it will have been too much."""
         started = trio.current_time()
         try:
-            with trio.fail_after(max(0, self._timeout - self._waited)):
-                yield
-        except trio.TooSlowError:
-            raise BadRequest(
-                f"less than {BODY_PROGRESS} bytes of the request's body arrived in {self._timeout:g} seconds",
-                HTTPStatus.REQUEST_TIMEOUT,
-            ) from None
+            yield started + max(0, self._timeout - self._waited)
         finally:
             # Of a wait that is cancelled, too: who waits for a little while again and again waits as well.
             self._waited += trio.current_time() - started
+
+    def too_slow(self) -> BadRequest:
+        """Return what is wrong with a body for which that time is over."""
+        return BadRequest(
+            f"less than {BODY_PROGRESS} bytes of the request's body arrived in {self._timeout:g} seconds",
+            HTTPStatus.REQUEST_TIMEOUT,
+        )

@@ -309,26 +309,31 @@ class HttpConnection:
     async def _request_head(self) -> RequestHead | None:
         """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
-        with trio.move_on_after(idle_timeout):
-            await self._changes.until(lambda: self._exchange.begun or self._eof or self._draining)
+        await self._changes.in_time(
+            lambda: self._exchange.begun or self._eof or self._draining, trio.current_time() + idle_timeout
+        )
         if not self._exchange.begun:
             return None
-        with trio.move_on_after(self._config.handshake_timeout):
-            while (request := self._exchange.next_request()) is None:
-                if self._eof or self._draining:
-                    return None
-                await self._data_or(lambda: self._eof or self._draining)
-            self._resume_reading()
-            return request
-        raise BadRequest(
-            f"the request's head did not arrive within {self._config.handshake_timeout:g} seconds",
-            HTTPStatus.REQUEST_TIMEOUT,
-        )
+        deadline = trio.current_time() + self._config.handshake_timeout
+        while (request := self._exchange.next_request()) is None:
+            if self._eof or self._draining:
+                return None
+            if not await self._data_or(lambda: self._eof or self._draining, deadline):
+                raise BadRequest(
+                    f"the request's head did not arrive within {self._config.handshake_timeout:g} seconds",
+                    HTTPStatus.REQUEST_TIMEOUT,
+                )
+        self._resume_reading()
+        return request
 
-    async def _data_or(self, condition: Callable[[], bool]) -> None:
-        """Wait for more data than there is now, or until the condition, about this connection, is true."""
+    async def _data_or(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """
+        Wait for more data than there is now, or until the condition, about this connection, is true.
+
+        Returns False where the deadline is over instead.
+        """
         seen = self._exchange.unread
-        await self._changes.until(lambda: self._exchange.unread != seen or condition())
+        return await self._changes.in_time(lambda: self._exchange.unread != seen or condition(), deadline)
 
     async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
         """Do as `receive_body` says, but raise once the condition, about this object, is true."""
@@ -344,9 +349,11 @@ class HttpConnection:
                     return piece
                 if given_up():
                     raise ClientDisconnected("the end of the request's body did not come")
-                with self._body_pace.waiting():
-                    await self._data_or(given_up)
+                with self._body_pace.waiting() as deadline:
+                    in_time = await self._data_or(given_up, deadline)
                 self._check_current(exchange)
+                if not in_time:
+                    raise self._body_pace.too_slow()
         except BadRequest as exc:
             self._check_current(exchange)
             self.body_error = exc

@@ -155,9 +155,7 @@ class Transport(ABC):
         self.push()
         mark = self.written
         while self.taken < mark and not self.lost:
-            with trio.move_on_after(patience) as waited:
-                await self._more_taken_than(self.taken)
-            if waited.cancelled_caught:
+            if not await self._more_taken_than(self.taken, trio.current_time() + patience):
                 return False
         return not self.lost
 
@@ -251,8 +249,8 @@ class Transport(ABC):
             self.congested = False
             self.receiver.writable_again()
 
-    async def _more_taken_than(self, taken: int) -> None:
-        await self._changes.until(lambda: self.taken > taken or self.lost)
+    async def _more_taken_than(self, taken: int, deadline: float) -> bool:
+        return await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:

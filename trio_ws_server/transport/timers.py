@@ -67,6 +67,8 @@ class Timers:
             self._cancelled = 0
 
     async def _call_what_is_due(self) -> None:
+        # After a standstill of the process, what came meanwhile is seen before it is missed.
+        await trio.lowlevel.checkpoint()
         now = trio.current_time()
         called = 0
         while self._heap and self._heap[0][0] <= now:
