@@ -37,8 +37,8 @@ class Changes:
             for task in waiting:
                 trio.lowlevel.reschedule(task)
 
-    async def next(self) -> None:
-        """Wait for the next change; a checkpoint in every case."""
+    def next(self) -> Awaitable[object]:
+        """Wait for the next change, when awaited, as must be done at once; a checkpoint in every case."""
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
@@ -46,7 +46,7 @@ class Changes:
             return trio.lowlevel.Abort.SUCCEEDED
 
         self._waiting[task] = None
-        await trio.lowlevel.wait_task_rescheduled(give_up)
+        return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 (for the caller to await)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true; return at once, without a checkpoint, if it is already."""

@@ -29,6 +29,7 @@ from trio_ws_server.scheduling import Changes, pace
 if TYPE_CHECKING:
     from trio_ws_server.close_codes import Close
     from trio_ws_server.config import Config
+    from trio_ws_server.errors import ConnectionClosed
     from trio_ws_server.headers import Request
     from trio_ws_server.protocol.websocket import WebSocketProtocol
     from trio_ws_server.transport import Transport
@@ -103,7 +104,7 @@ class WebSocket:
         self._compressing = False
         self._pings = Pings()
         self._pong_owed: bytes | None = None
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         self._keepalive = Keepalive(self, transport, config)
         transport.receiver = self
 
@@ -123,8 +124,7 @@ class WebSocket:
         """
         message = await self.next_message()
         if message is None:
-            await self._changes.until(lambda: self._protocol.state is State.CLOSED)
-            raise self._protocol.closed_error()
+            raise await self._closed_error()
         return message
 
     def __aiter__(self) -> Self:
@@ -133,10 +133,11 @@ class WebSocket:
 
     async def __anext__(self) -> str | bytes:
         """Do as `recv` does, but end the iteration where that raises `ConnectionClosedOK`."""
-        try:
-            return await self.recv()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+        message = await self.next_message()
+        if message is None:
+            error = await self._closed_error()
+            raise StopAsyncIteration if isinstance(error, ConnectionClosedOK) else error
+        return message
 
     async def send(self, message: str | bytes | bytearray | memoryview) -> None:
         """
@@ -236,11 +237,12 @@ class WebSocket:
 
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
-        if self._inbox or self._nothing_more:
+        if self._inbox:
             # Who has to wait is seen to by that.
             await pace()
         while not self._inbox:
             if self._nothing_more:
+                await pace()
                 # Whoever comes for more has answered what came before, as far as it ever will.
                 self._give_up()
                 return None
@@ -288,7 +290,6 @@ class WebSocket:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the peer."""
-        self.heard_at = trio.current_time()
         self._protocol.receive_data(data)
         self._take()
 
@@ -311,6 +312,11 @@ class WebSocket:
         self._after_protocol()
 
     # How.
+
+    async def _closed_error(self) -> ConnectionClosed:
+        """Wait until the connection is closed; return what an operation on it raises."""
+        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+        return self._protocol.closed_error()
 
     def _take(self) -> None:
         """
@@ -361,7 +367,7 @@ class WebSocket:
             await trio.lowlevel.checkpoint()
             self._take()
         self._catching_up = False
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         if not self._reading_paused:
             self._transport.resume_reading()
         self._changes.announce()
@@ -409,9 +415,9 @@ class WebSocket:
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         if self._rate_limit is not None:
-            self._rate_limit.excuse(self.heard_at - self._paused_at)
+            self._rate_limit.excuse(self.listening_since - self._paused_at)
         self._take()
         if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()

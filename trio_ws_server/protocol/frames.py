@@ -29,6 +29,9 @@ COMPRESSED: Final = 0x40
 MASKED: Final = 0x100
 """The bit that stands behind those of the first byte where `locate` has found a masked frame."""
 
+PLAIN: Final = ~(MASKED | COMPRESSED)
+"""What is left of a kind of frame without both."""
+
 _INVALID = -1
 
 

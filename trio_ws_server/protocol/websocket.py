@@ -37,6 +37,7 @@ from trio_ws_server.protocol.frames import (
     COMPRESSED,
     MASKED,
     PING,
+    PLAIN,
     PONG,
     TEXT,
     encode,
@@ -196,23 +197,25 @@ class WebSocketProtocol:
                 self._wait()
                 return None
             kind, body, end = frame
-            if kind not in self._kinds or end - body > self._config.max_message_size:
+            size = end - body
+            if kind not in self._kinds or size > self._config.max_message_size:
                 self._left = end - self._start
                 return self._read_on()
-            if end > len(data) or (kind & COMPRESSED and end - body > COMPRESSED_PIECE_SIZE):
+            compressed = kind & COMPRESSED
+            if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
                 return self._begin(kind, body, end)
             payload = data[body:end]
             if kind & MASKED:
                 payload = frames.mask(payload, data[body - 4 : body])
             self._go_to(end)
-            if kind & COMPRESSED:
+            if compressed:
                 assert self._deflate is not None
                 payload = self._deflate.inflate_message(payload)
-            first = kind & ~(MASKED | COMPRESSED)
+            first = kind & PLAIN
             if first == TEXT:
-                return self._take_piece(decoded(payload), True)
+                return self._take_message(decoded(payload))
             if first == BINARY:
-                return self._take_piece(payload, True)
+                return self._take_message(payload)
             return self._take_ping(payload) if first == PING else Pong(payload)
         except UnicodeDecodeError:
             return self._fail_after_messages(Violation(CloseCode.INVALID_DATA))
@@ -226,7 +229,7 @@ class WebSocketProtocol:
 
     def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
         """Begin a frame that has not come as a whole, or that takes long to inflate."""
-        first = kind & ~(MASKED | COMPRESSED)
+        first = kind & PLAIN
         if body > len(self._data) or first in (PING, PONG):
             self._wait()
             return None
@@ -271,19 +274,26 @@ class WebSocketProtocol:
 
     def _take_piece(self, piece: str | bytes, finished: bool) -> str | bytes | Internal:
         """Return the message that the piece completes, if it does."""
+        if self._pieces is None and (finished or self.state is not _OPEN):
+            return self._take_message(piece)
         self.payload_received += len(piece)
+        if self._pieces is None:
+            self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
+        self._pieces.write(piece)
+        if not finished:
+            return Internal.EVENT
+        message: str | bytes = self._pieces.getvalue()
+        self._pieces = None
+        self._message_given = True
+        return message
+
+    def _take_message(self, message: str | bytes) -> str | bytes | Internal:
+        """Return a message that came in one piece."""
+        self.payload_received += len(message)
         if self.state is not _OPEN:
             return Internal.EVENT
-        if self._pieces is not None or not finished:
-            if self._pieces is None:
-                self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
-            self._pieces.write(piece)
-            if not finished:
-                return Internal.EVENT
-            piece = self._pieces.getvalue()
-            self._pieces = None
         self._message_given = True
-        return piece
+        return message
 
     def _take_ping(self, payload: bytes) -> Ping | Internal:
         return Ping(payload) if self.state is _OPEN else Internal.EVENT
