@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.works import Work
 
 _PROGRAMS = Path(sys.executable).parent
+_COMMAND = f"{_PROGRAMS}/trio-ws-server"
 _APPS = "benchmarks.apps"
 
 
@@ -30,13 +31,13 @@ class Server:
     has_deflate: bool = True
 
 
-def _ours(*options: str, native: bool = False) -> Callable[[Work, int], list[str]]:
+def _ours(*program: str, native: bool = False) -> Callable[[Work, int], list[str]]:
     def command(work: Work, port: int) -> list[str]:
         app = f"{_APPS}:{'native_' * native}{work.app.replace('-', '_')}"
         deflate = "--ws-per-message-deflate" if work.deflate else "--no-ws-per-message-deflate"
         return [
-            f"{_PROGRAMS}/trio-ws-server", *options, "--port", str(port), "--log-level", "warning",
-            "--no-access-log", deflate, app,
+            *program, "--port", str(port), "--log-level", "warning", "--no-access-log", "--lifespan", "off",
+            deflate, *("--native",) * native, app,
         ]  # fmt: skip
 
     return command
@@ -87,15 +88,13 @@ def _yardstick(_work: Work, port: int) -> list[str]:
 SERVERS = {
     server.name: server
     for server in [
-        Server("asgi", "trio-ws-server, ASGI", ("trio-ws-server", "trio"), _ours("--lifespan", "off")),
-        Server(
-            "native", "trio-ws-server, native", ("trio-ws-server", "trio"), _ours("--native", native=True)
-        ),
+        Server("asgi", "trio-ws-server, ASGI", ("trio-ws-server", "trio"), _ours(_COMMAND)),
+        Server("native", "trio-ws-server, native", ("trio-ws-server", "trio"), _ours(_COMMAND, native=True)),
         Server(
             "streams",
             "trio-ws-server, ASGI, over streams",
             ("trio-ws-server", "trio"),
-            _ours("--lifespan", "off"),
+            _ours(sys.executable, "-m", "benchmarks.streams"),
         ),
         Server(
             "uvicorn-websockets",

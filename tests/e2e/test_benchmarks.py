@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
@@ -37,6 +38,7 @@ def programs() -> None:
         ("asgi", "pipelined"),
         ("native", "fan-out"),
         ("native", "small"),
+        ("streams", "small"),
         ("c", "1m"),
         ("c", "connect"),
         ("c", "pipelined"),
@@ -47,6 +49,14 @@ def test_what_comes_back_is_counted(server: str, work: str) -> None:
 
     assert measurement.rate > 0
     assert measurement.cpu_seconds > 0
+
+
+@pytest.mark.parametrize(("server", "epolls"), [("asgi", 2), ("streams", 1)])
+def test_the_server_over_streams_has_only_the_epoll_of_trio(server: str, epolls: int) -> None:
+    with started(SERVERS[server], WORKS["small"]) as process:
+        descriptors = [os.readlink(link) for link in Path(f"/proc/{process.pid}/fd").iterdir()]
+
+    assert descriptors.count("anon_inode:[eventpoll]") == epolls
 
 
 def test_no_more_messages_come_back_than_were_due_at_the_offered_rate() -> None:
