@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -37,6 +38,7 @@ _WORKS = (
     "latency",
     "idle",
     "idle-deflate",
+    "keepalive",
 )
 _COLUMNS = 2
 _OURS, _THEIRS = "#2a6f97", "#c5ccd3"
@@ -47,8 +49,11 @@ def draw(rounds: Sequence[Round], path: Path) -> None:
     mpl.use("agg")
     rows = -(-len(_WORKS) // _COLUMNS)
     figure, panels = pyplot.subplots(rows, _COLUMNS, figsize=(11, 1.75 * rows), layout="constrained")
-    for name, panel in zip(_WORKS, panels.flat, strict=True):
-        _draw_panel(panel, WORKS[name], rounds)
+    for panel, name in zip_longest(panels.flat, _WORKS):
+        if name is None:
+            panel.set_axis_off()
+        else:
+            _draw_panel(panel, WORKS[name], rounds)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 

@@ -37,7 +37,7 @@ def _ours(*program: str, native: bool = False) -> Callable[[Work, int], list[str
         deflate = "--ws-per-message-deflate" if work.deflate else "--no-ws-per-message-deflate"
         return [
             *program, "--port", str(port), "--log-level", "warning", "--no-access-log", "--lifespan", "off",
-            deflate, *("--native",) * native, app,
+            deflate, *_pings(work), *("--native",) * native, app,
         ]  # fmt: skip
 
     return command
@@ -48,7 +48,7 @@ def _uvicorn(protocol: str) -> Callable[[Work, int], list[str]]:
         return [
             f"{_PROGRAMS}/uvicorn", "--port", str(port), "--loop", "uvloop", "--http", "httptools",
             "--ws", protocol, "--ws-per-message-deflate", str(work.deflate), "--lifespan", "off",
-            "--log-level", "warning", "--no-access-log", _asgi_app(work),
+            "--log-level", "warning", "--no-access-log", *_pings(work), _asgi_app(work),
         ]  # fmt: skip
 
     return command
@@ -67,6 +67,10 @@ def _hypercorn(work: Work, port: int) -> list[str]:
         f"{_PROGRAMS}/hypercorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "trio", "--workers", "0",
         "--log-level", "warning", _asgi_app(work),
     ]  # fmt: skip
+
+
+def _pings(work: Work) -> list[str]:
+    return [] if work.ping_interval is None else ["--ws-ping-interval", str(work.ping_interval)]
 
 
 def _asgi_app(work: Work) -> str:
