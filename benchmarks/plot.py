@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import matplotlib as mpl
 from matplotlib import pyplot
 
+from benchmarks.report import number
 from benchmarks.works import WORKS
 
 if TYPE_CHECKING:
@@ -66,10 +67,10 @@ def _draw_panel(panel: Axes, work: Work, rounds: Sequence[Round]) -> None:
     bars = {_LABELS[server]: values for server, values in measured.items() if values}
     colors = [_OURS if label == _LABELS["asgi"] else _THEIRS for label in bars]
     medians = [median(values) for values in bars.values()]
-    drawn = panel.barh([*bars], medians, color=colors)
-    panel.bar_label(drawn, [f" {value:,.0f} {work.quantity.value}" for value in medians], fontsize=8)
-    for row, values in enumerate(bars.values()):
+    panel.barh([*bars], medians, color=colors)
+    for row, (values, middle) in enumerate(zip(bars.values(), medians, strict=True)):
         panel.plot(values, [row] * len(values), ".", color="black", markersize=3, alpha=0.6)
+        panel.text(max(values), row, f"  {number(middle)} {work.quantity.value}", fontsize=8, va="center")
     note = "" if work.quantity.more_is_better else " (less is better)"
     panel.set_title(work.title + note, fontsize=9, loc="left")
     panel.margins(x=0.25)

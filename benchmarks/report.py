@@ -28,7 +28,8 @@ class _Column:
     format: Callable[[float], str]
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a figure with as many digits as say something."""
     return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
 
 
@@ -41,12 +42,12 @@ _MORE = {
     Quantity.RATE: [_CPU, *_BUSY],
     Quantity.MEMORY: [],
     Quantity.LATENCY: [
-        _Column("p50, ms", lambda one: one.latency_50 * 1000, _number),
-        _Column("messages/s", lambda one: one.rate, _number),
+        _Column("p50, ms", lambda one: one.latency_50 * 1000, number),
+        _Column("messages/s", lambda one: one.rate, number),
         _CPU,
         *_BUSY,
     ],
-    Quantity.CPU: [_Column("pings/s", lambda one: one.rate, _number), *_BUSY],
+    Quantity.CPU: [_Column("pings/s", lambda one: one.rate, number), *_BUSY],
 }
 
 
@@ -111,8 +112,8 @@ def _figures(work: Work, rounds: Sequence[Round]) -> str:
 def _figure_cells(work: Work, measured: Sequence[Measurement]) -> list[str]:
     values = sorted(map(work.quantity.of, measured))
     return [
-        _number(median(values)),
-        f"{_number(values[0])}..{_number(values[-1])}",
+        number(median(values)),
+        f"{number(values[0])}..{number(values[-1])}",
         *(column.format(median(map(column.value, measured))) for column in _MORE[work.quantity]),
     ]
 

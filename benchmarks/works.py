@@ -149,7 +149,7 @@ WORKS = {
         ),
         Work(
             name="keepalive",
-            title="10,000 idle connections, a ping to each every 5 s",
+            title="a ping to each of 10,000 idle connections, every 5 s",
             mode="keepalive",
             connections=10_000,
             frames=_SMALL,
