@@ -18,8 +18,9 @@
  * frames are looked at: messages are counted by their final frames.
  *
  * Prints "begin" when the warm-up is over (idle: when all is echoed), and at the end a line of JSON: messages received
- * (connect: connections closed; keepalive: pings), the seconds that this took, and the seconds of CPU time that it took here. In rate,
- * also the latencies that 50 and 99 % of the messages did not exceed, in seconds, counted from when each was due.
+ * (connect: connections closed; keepalive: pings), the seconds that this took, and the seconds of CPU time that it took
+ * here. In rate, also the latencies that 50 and 99 % of the messages did not exceed, in seconds, counted from when each
+ * was due.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -522,7 +523,7 @@ int main(int argc, char **argv)
     in_flight = strtoul(argv[4], NULL, 10);
     double warm_up = atof(argv[5]), seconds = atof(argv[6]);
     rate = atof(argv[7]);
-    /* Whatever happens, it ends: at a hundred connections a second, a server would be stuck. */
+    /* Whatever happens, it ends; but a server may take a second to open a hundred connections. */
     alarm(2 * (unsigned)OPENING_TIMEOUT + (unsigned)(connection_count / 100) + (unsigned)(warm_up + seconds));
     prctl(PR_SET_TIMERSLACK, 1UL);
     read_prepared();
