@@ -98,7 +98,6 @@ class WebSocket:
         """Of all else."""
         self._peer_eof = False
         self._closing = False
-        self._ended = False
         self._failing = False
         self._reading_paused = False
         self._paused_at = 0.0
@@ -197,11 +196,9 @@ class WebSocket:
         self._transport.write(self._protocol.send_ping(payload))
         ping = self._pings.sent(payload)
         try:
-            await self._changes.until(
-                lambda: ping.answered_at is not None or self._protocol.state is State.CLOSED
-            )
+            await self._changes.until(lambda: ping.answered_at is not None or self._over)
         finally:
-            self._pings.forget(payload, ping)
+            self._pings.forget(ping)
         if ping.answered_at is None:
             raise self._protocol.closed_error()
         return ping.answered_at - ping.sent_at
@@ -243,7 +240,7 @@ class WebSocket:
             # Who has to wait is seen to by that.
             await pace()
         while not self._inbox:
-            if not self._protocol.receiving:
+            if not self._protocol.receiving or self._transport.lost:
                 await pace()
                 # One task that receives has answered what came before when it comes for more.
                 self._give_up()
@@ -269,7 +266,7 @@ class WebSocket:
 
     async def until_closed(self) -> None:
         """Wait until the TCP connection is closed. Cancelling it leaves the closing handshake to go on."""
-        await self._changes.until(lambda: self._ended)
+        await self._changes.until(lambda: self._transport.lost)
 
     # What the keepalive calls.
 
@@ -283,6 +280,11 @@ class WebSocket:
         payload = self._pings.fresh_payload()
         self._transport.write(self._protocol.send_ping(payload))
         return self._pings.sent(payload)
+
+    def repeat_ping(self, ping: SentPing) -> None:
+        if self._protocol.state is _OPEN:
+            self._transport.write(self._protocol.send_ping(ping.payload))
+            ping.sent_at = trio.current_time()
 
     def ping_timed_out(self) -> None:
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
@@ -320,8 +322,13 @@ class WebSocket:
 
     async def _closed_error(self) -> ConnectionClosed:
         """Wait until the connection is closed; return what an operation on it raises."""
-        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
+        await self._changes.until(lambda: self._over)
         return self._protocol.closed_error()
+
+    @property
+    def _over(self) -> bool:
+        """Whether the connection is closed; it is, too, where a bug of ours kept that from being known."""
+        return self._protocol.state is State.CLOSED or self._transport.lost
 
     def _take(self) -> bool:
         """
@@ -404,7 +411,7 @@ class WebSocket:
 
     async def _room_to_send(self) -> None:
         await self._changes.until(lambda: not self._transport.congested or self._protocol.state is not _OPEN)
-        if self._protocol.state is State.CLOSED:
+        if self._over:
             raise self._protocol.closed_error()
 
     def _deliver(self, message: str | bytes) -> None:
@@ -442,8 +449,6 @@ class WebSocket:
                     await self._end()
         finally:
             self._transport.abort()
-            self._ended = True
-            self._changes.announce()
 
     async def _close_taken(self) -> bool:
         """
@@ -467,6 +472,8 @@ class WebSocket:
 
     def _after_protocol(self) -> None:
         """Do what follows from a call to the protocol that may have ended the open state."""
+        self._arrivals.announce()
+        self._changes.announce()
         if data := self._protocol.data_to_send():
             self._transport.write(data)
         if self._protocol.state is not _OPEN:
@@ -474,8 +481,6 @@ class WebSocket:
         elif self._protocol.violation is not None and not self._failing:
             self._failing = True
             self._transport.call_at(trio.current_time() + self._config.close_timeout, self._give_up)
-        self._arrivals.announce()
-        self._changes.announce()
 
     def _leave_open(self) -> None:
         if not self._closing:

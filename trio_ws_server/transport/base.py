@@ -24,8 +24,9 @@ FORCED_CLOSE_TIMEOUT = 1.0
 
 class Receiver(Protocol):
     """
-    What a transport tells a connection. Called from the transport's own tasks: must not block or raise.
+    What a transport tells a connection. Must not block or raise.
 
+    Called from the transport's own tasks; `connection_lost`, as well, from where the connection is dropped.
     After `eof_received` or `connection_lost` comes no more data; after `connection_lost` comes nothing.
     """
 
@@ -79,6 +80,7 @@ class Transport(ABC):
         self.taken_at = -math.inf
         """When it last took some, or was first found to take no more."""
         self._unsent = 0
+        self._released = False
         self._config = config
         self._engine = engine
         self._changes = Changes()
@@ -156,10 +158,16 @@ class Transport(ABC):
         """
         self.push()
         mark = self.written
-        while self.taken < mark and not self.lost:
-            if not await self._more_taken_than(self.taken, trio.current_time() + patience):
+        while (taken := self.taken) < mark and not self.lost:
+            await self._more_taken_than(taken, trio.current_time() + patience)
+            self.look()
+            if self.taken == taken:
                 return False
         return not self.lost
+
+    @abstractmethod
+    def look(self) -> None:
+        """Take what has come by now, before it is held against the peer that nothing has."""
 
     @abstractmethod
     def pause_reading(self) -> None:
@@ -182,18 +190,18 @@ class Transport(ABC):
     def abort(self) -> None:
         """Drop the connection now, with whatever is in its buffers."""
         if not self.lost:
-            for scope in self._tasks:
-                scope.cancel()
-            for timer in self._timers:
-                timer.cancel()
-            self._timers.clear()
-            self._close()
             self.lost = True
             self.taken += self._unsent
             self._unsent = 0
             self.congested = False
+            # Whatever goes wrong from here on, nobody is to wait for what does not come any more.
             self._changes.announce()
-            self.receiver.connection_lost()
+            try:
+                self._release()
+            finally:
+                self.receiver.connection_lost()
+        elif not self._released:
+            self._release()
 
     def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
         """Call a function at a time, in seconds of `trio.current_time`, if the connection is still there."""
@@ -226,6 +234,15 @@ class Transport(ABC):
 
     # How.
 
+    def _release(self) -> None:
+        for scope in self._tasks:
+            scope.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self._close()
+        self._released = True
+
     @abstractmethod
     def _begin(self) -> None:
         """Begin to read."""
@@ -251,8 +268,8 @@ class Transport(ABC):
             self.congested = False
             self.receiver.writable_again()
 
-    async def _more_taken_than(self, taken: int, deadline: float) -> bool:
-        return await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
+    async def _more_taken_than(self, taken: int, deadline: float) -> None:
+        await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:

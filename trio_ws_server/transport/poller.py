@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 BUFFER_SIZE = 256 * 1024
 """Bytes that are taken from a socket before others have their turn."""
@@ -127,7 +127,7 @@ def open_selector() -> Selector | None:
     return None
 
 
-class Poller:
+class Poller(trio.abc.Instrument):
     """Tells transports when their sockets are ready, as long as `run` does."""
 
     def __init__(self, selector: Selector) -> None:
@@ -164,8 +164,7 @@ class Poller:
 
     async def run(self) -> NoReturn:
         """Look at what is ready, again and again; when this is cancelled, drop all connections."""
-        instrument = _EndOfPass(self._push_all)
-        trio.lowlevel.add_instrument(instrument)
+        trio.lowlevel.add_instrument(self)
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._selector.fileno())
@@ -179,13 +178,17 @@ class Poller:
                         except Exception as error:
                             transport.fail(error)
         finally:
-            trio.lowlevel.remove_instrument(instrument)
+            trio.lowlevel.remove_instrument(self)
             self._push_all()
             for transport in list(self._transports.values()):
                 try:
                     transport.abort()
                 except Exception as error:
                     transport.fail(error)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Push what is held: all tasks that could run have run."""
+        self._push_all()
 
     def _push_all(self) -> None:
         if self._held:
@@ -195,14 +198,6 @@ class Poller:
                     transport.push()
                 except Exception as error:
                     trio.lowlevel.current_trio_token().run_sync_soon(transport.fail, error)
-
-
-class _EndOfPass(trio.abc.Instrument):
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-
-    def before_io_wait(self, timeout: float) -> None:
-        self._function()
 
 
 @contextmanager

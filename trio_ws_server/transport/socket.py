@@ -62,7 +62,8 @@ class SocketTransport(Transport):
             self._block()
 
     def write_soon(self, data: bytes) -> None:
-        if self.lost:
+        if self._closing or self.lost:
+            self.write(data)
             return
         if not self._unsent:
             self._poller.push_later(self)
@@ -82,6 +83,10 @@ class SocketTransport(Transport):
                 self._send()
             if self._unsent:
                 self._block()
+
+    def look(self) -> None:
+        if not self.lost:
+            self._guarded(lambda: self.ready(READABLE | WRITABLE))
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -111,7 +116,7 @@ class SocketTransport(Transport):
     def ready(self, events: int) -> None:
         """Receive, and send what is unsent, as far as the events allow."""
         # What a peer sent before it went is there to be read; sending fails then, and ends all.
-        if events & ~WRITABLE:
+        if events & ~WRITABLE and not self._eof_received:
             self._receive()
         if self._blocked and events & ~READABLE and not self.lost:
             self._send_buffered()
@@ -192,6 +197,7 @@ class SocketTransport(Transport):
     def _check_progress(self) -> None:
         """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
         self._timing_writes = False
+        self.look()
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.
