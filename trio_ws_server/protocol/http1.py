@@ -197,6 +197,21 @@ class Exchange:
         """Return the bytes of ``100 Continue``."""
         return self._h11.send(h11.InformationalResponse(status_code=100, headers=[], reason=b"Continue"))
 
+    def switch_protocols(self, headers: list[tuple[bytes, bytes]]) -> bytes:
+        """
+        Return the bytes of ``101 Switching Protocols``, the response to a request for an upgrade.
+
+        Nothing else can be sent after it. Raises ``ValueError`` for header fields that cannot be sent; any response
+        can still be made then.
+        """
+        try:
+            response = h11.InformationalResponse(
+                status_code=HTTPStatus.SWITCHING_PROTOCOLS, headers=headers, reason=b"Switching Protocols"
+            )
+            return self._h11.send(response)
+        except h11.LocalProtocolError as exc:
+            raise ValueError(str(exc)) from exc
+
     def respond(self, status: int, headers: Iterable[tuple[bytes, bytes]]) -> bytes:
         """
         Return the bytes of the response's head. The framing is added: ``Transfer-Encoding`` fields are ignored.
