@@ -54,6 +54,9 @@ class _Nobody:
     def connection_lost(self) -> None: ...
 
 
+_NOBODY = _Nobody()
+
+
 class Transport(ABC):
     """
     Bytes to and from one peer, for the length of an ``async with``, at the end of which the connection is closed.
@@ -66,7 +69,7 @@ class Transport(ABC):
     """
 
     def __init__(self, config: Config, engine: Engine) -> None:
-        self.receiver: Receiver = _Nobody()
+        self.receiver: Receiver = _NOBODY
         """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
         self.lost = False
         """Whether the connection is gone: nothing written now has an effect."""
@@ -103,6 +106,8 @@ class Transport(ABC):
         except Exception as second:
             self._failed_with(second)
         finally:
+            # Each refers to the other: without this, both would be left to the garbage collector.
+            self.receiver = _NOBODY
             try:
                 handled = bool(self._scope.__exit__(kind, error, traceback))
             except BaseExceptionGroup as rest:
