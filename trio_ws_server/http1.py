@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -193,7 +194,7 @@ class HttpConnection:
         fields.extend(field for field in self._config.response_headers if field[0].lower() not in present)
         present.update(name.lower() for name, _ in self._config.response_headers)
         if self._config.date_header and b"date" not in present:
-            fields.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+            fields.append((b"date", _date(int(time.time()))))
         if self._config.server_header and b"server" not in present:
             fields.append((b"server", b"trio-ws-server"))
         return fields
@@ -388,6 +389,12 @@ class HttpConnection:
                 skipped += len(piece)
         except ClientDisconnected:
             return
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    """Return the value of a Date field. It is made once a second: that takes longer than all else in a head."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def _broken_body(error: BadRequest) -> ClientDisconnected:
