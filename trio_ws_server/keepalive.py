@@ -73,8 +73,8 @@ class Pings:
 class Monitored(Protocol):
     """A connection, as its keepalive knows it."""
 
-    heard_at: float
-    """When the peer last showed a sign of life, or could have shown none because we did not listen."""
+    listening_since: float
+    """Before this time, nothing of what the peer sent may have been taken."""
 
     @property
     def listening(self) -> bool:
@@ -153,7 +153,8 @@ class Keepalive:
             self._taken_at = self._transport.taken_at
             if self._transport.taken >= self._mark:
                 self._mark = None
-        deadline = max(self._taken_at, self._connection.heard_at) + self._timeout
+        heard_at = max(self._transport.received_at, self._connection.listening_since)
+        deadline = max(self._taken_at, heard_at) + self._timeout
         if not self._connection.listening:
             deadline = now + self._timeout
         if deadline <= now:

@@ -75,6 +75,8 @@ class Transport(ABC):
         """Whether the connection is gone: nothing written now has an effect."""
         self.congested = False
         """Whether the write buffer went above its high-water mark and has not yet come down to its low one."""
+        self.received_at = trio.current_time()
+        """When something last came from the peer, in seconds of `trio.current_time`."""
         self.taken = 0
         """Bytes that the network has taken from the write buffer."""
         self.taken_at = -math.inf

@@ -147,6 +147,7 @@ class SocketTransport(Transport):
             self._changes.announce()
             self.receiver.eof_received()
         elif not self._closing:
+            self.received_at = self._poller.looked_at
             self.receiver.data_received(self._poller.buffer[:size].tobytes())
 
     def _send_buffered(self) -> None:

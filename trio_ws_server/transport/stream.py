@@ -112,6 +112,7 @@ class StreamTransport(Transport):
         """Hand on what arrives, and keep nothing of it; return whether it was not the end."""
         data = await self._stream.receive_some()
         if data and not self._closing and not self.lost:
+            self.received_at = trio.current_time()
             self.receiver.data_received(bytes(data))
         return bool(data)
 
