@@ -36,7 +36,8 @@ ORDER = """
     transport.socket transport.stream transport.tls
     transport.base
     transport.engine
-    transport.poller transport.timers scheduling
+    transport.poller transport.timers
+    scheduling
     peer
     listeners tls
     protocol.handshake protocol.websocket

@@ -310,7 +310,7 @@ class HttpConnection:
     async def _request_head(self) -> RequestHead | None:
         """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
-        await self._changes.in_time(
+        await self._in_time(
             lambda: self._exchange.begun or self._eof or self._draining, trio.current_time() + idle_timeout
         )
         if not self._exchange.begun:
@@ -334,7 +334,11 @@ class HttpConnection:
         Returns False where the deadline is over instead.
         """
         seen = self._exchange.unread
-        return await self._changes.in_time(lambda: self._exchange.unread != seen or condition(), deadline)
+        return await self._in_time(lambda: self._exchange.unread != seen or condition(), deadline)
+
+    async def _in_time(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Wait for the condition, about this connection, until the deadline; return whether it is true."""
+        return await self.transport.timers.in_time(self._changes, condition, deadline)
 
     async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
         """Do as `receive_body` says, but raise once the condition, about this object, is true."""

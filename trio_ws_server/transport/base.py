@@ -81,6 +81,8 @@ class Transport(ABC):
         """Bytes that the network has taken from the write buffer."""
         self.taken_at = -math.inf
         """When it last took some, or was first found to take no more."""
+        self.timers = engine.timers
+        """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
         self._unsent = 0
         self._config = config
         self._engine = engine
@@ -257,7 +259,7 @@ class Transport(ABC):
             self.receiver.writable_again()
 
     async def _more_taken_than(self, taken: int, deadline: float) -> bool:
-        return await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
+        return await self.timers.in_time(self._changes, lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:
