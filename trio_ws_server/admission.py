@@ -89,7 +89,7 @@ class Admission:
             self._turned_away[verdict] += 1
             self._last = f"{peer}, beyond {reached.option} {reached.most}"
             self.report_if_due()
-        return Place(self, verdict, places)
+        return Place(self, verdict, tuple(places))
 
     def report_if_due(self) -> None:
         """Log how many have been turned away, if any have been since the last time, and that was long ago."""

@@ -226,8 +226,8 @@ class HttpConnection:
         if self._eof:
             receiver.eof_received()
         self._changes.announce()
-        # Nobody asks for it any more, and what h11 holds would stay as long as the connection.
-        del self._exchange
+        # Nobody asks for them any more, and what h11 holds would stay as long as the connection.
+        del self._exchange, self._body_pace
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
