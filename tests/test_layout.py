@@ -37,9 +37,9 @@ ORDER = """
     transport.base
     transport.engine
     transport.poller transport.timers
-    scheduling
     peer
     listeners tls
+    scheduling
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames
