@@ -53,19 +53,6 @@ class Changes:
         while not condition():
             await self.next()
 
-    async def in_time(self, condition: Callable[[], bool], deadline: float) -> bool:
-        """
-        Do as `until` does, but no longer than to the deadline; return whether the condition is true.
-
-        What came while the process stood still, past the deadline, came in time: before the last look, whoever
-        takes it from the network has a turn.
-        """
-        with trio.move_on_at(deadline):
-            await self.until(condition)
-            return True
-        await trio.lowlevel.checkpoint()
-        return condition()
-
 
 _calls = itertools.count(1)
 

@@ -55,6 +55,9 @@ class _Nobody:
     def connection_lost(self) -> None: ...
 
 
+_NOBODY = _Nobody()
+
+
 class Transport(ABC):
     """
     Bytes to and from one peer, for the length of an ``async with``, at the end of which the connection is closed.
@@ -67,7 +70,7 @@ class Transport(ABC):
     """
 
     def __init__(self, config: Config, engine: Engine) -> None:
-        self.receiver: Receiver = _Nobody()
+        self.receiver: Receiver = _NOBODY
         """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
         self.lost = False
         """Whether the connection is gone: nothing written now has an effect."""
@@ -79,6 +82,8 @@ class Transport(ABC):
         """Bytes that the network has taken from the write buffer."""
         self.taken_at = -math.inf
         """When it last took some, or was first found to take no more."""
+        self.timers = engine.timers
+        """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
         self._unsent = 0
         self._released = False
         self._config = config
@@ -107,6 +112,8 @@ class Transport(ABC):
         except Exception as second:
             self._failed_with(second)
         finally:
+            # Each refers to the other: without this, both would be left to the garbage collector.
+            self.receiver = _NOBODY
             try:
                 handled = bool(self._scope.__exit__(kind, error, traceback))
             except BaseExceptionGroup as rest:
@@ -269,7 +276,7 @@ class Transport(ABC):
             self.receiver.writable_again()
 
     async def _more_taken_than(self, taken: int, deadline: float) -> None:
-        await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
+        await self.timers.in_time(self._changes, lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:
