@@ -133,6 +133,23 @@ async def test_a_head_that_does_not_come_to_its_end_in_time_is_answered_408(
         nursery.cancel_scope.cancel()
 
 
+async def test_a_head_of_which_more_comes_all_the_time_has_no_more_time_than_another(
+    mock_clock: MockClock,
+) -> None:
+    async with serving(empty, config=CONFIG) as client, trio.open_nursery() as nursery:
+        await client.send(b"GET / HTTP/1.1\r\nEndless: ")
+
+        async def drip() -> None:
+            while True:
+                await client.send(b"x")
+                mock_clock.jump(0.25)
+
+        nursery.start_soon(drip)
+        await client.receive_until(b"did not arrive within 10 seconds\n")
+        assert trio.current_time() < 12
+        nursery.cancel_scope.cancel()
+
+
 async def test_a_head_that_begins_behind_another_request_has_its_time_from_the_response_on(
     autojump_clock: MockClock,
 ) -> None:

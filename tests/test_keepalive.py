@@ -11,7 +11,7 @@ from wsproto.events import Ping, TextMessage
 
 from tests.networks import SOCKETS
 from tests.websocket_peer import KIB, Peer, opened, stall
-from trio_ws_server.config import Config
+from trio_ws_server.config import Config, Options
 from trio_ws_server.errors import ConnectionClosedError
 from trio_ws_server.headers import Headers, Request
 from trio_ws_server.protocol.websocket import State, WebSocketProtocol
@@ -54,6 +54,26 @@ async def test_a_ping_that_is_not_answered_has_its_timeout_whatever_the_interval
         with pytest.raises(ConnectionClosedError):
             await websocket.recv()
         assert trio.current_time() == second + patience
+
+
+@pytest.mark.parametrize("answered", [False, True], ids=["a silent peer", "an answer behind a full inbox"])
+async def test_a_ping_whose_answer_tells_nothing_is_repeated_for_whoever_drops_what_seems_idle(
+    answered: bool, autojump_clock: MockClock
+) -> None:
+    options: Options = {"ping_interval": 20}
+    options |= {"inbox_messages": 1} if answered else {"ping_timeout": None}
+    async with opened(**options) as (websocket, peer):
+        if answered:
+            await peer.send(TextMessage("unread"))
+        pings = []
+        for count in range(1, 11):
+            ping, time = await next_ping(peer)
+            assert time == 20 * count
+            pings.append(ping.payload)
+            if answered:
+                await peer.send(ping.response())
+        assert len({*pings}) == 1
+        assert websocket.state is State.OPEN
 
 
 async def test_no_second_ping_is_sent_before_the_first_is_answered(autojump_clock: MockClock) -> None:

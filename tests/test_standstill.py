@@ -3,19 +3,26 @@
 from __future__ import annotations
 
 import os
+from contextlib import AsyncExitStack
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
+from wsproto.connection import ConnectionType
 from wsproto.events import Ping
 
 from tests import networks
 from tests.helpers import asgi, serving
 from tests.networks import PORTABLE, SOCKETS, STREAMS_OVER_SOCKETS, Network
-from tests.websocket_peer import opened
+from tests.websocket_peer import Peer, opened
 from trio_ws_server.close_codes import Close
-from trio_ws_server.protocol.websocket import State
+from trio_ws_server.config import Config
+from trio_ws_server.headers import Headers, Request
+from trio_ws_server.protocol.websocket import State, WebSocketProtocol
+from trio_ws_server.transport import open_engine, open_transport
+from trio_ws_server.transport.poller import EVENTS_PER_TURN
+from trio_ws_server.websocket import WebSocket
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -85,6 +92,32 @@ async def test_a_pong_that_came_meanwhile_answers_its_ping(mock_clock: MockClock
         await stand_still(mock_clock, peer.stream, peer.connection.send(ping.response()), 3600)
         await wait_all_tasks_blocked()
         assert websocket.state is State.OPEN
+
+
+async def test_the_pongs_of_more_connections_than_are_looked_at_in_a_turn_answer_their_pings(
+    mock_clock: MockClock,
+) -> None:
+    config = Config(ping_interval=20, ping_timeout=20)
+    request = Request("/", Headers([]))
+    websockets, peers, pongs = [], [], []
+    async with open_engine() as engine, AsyncExitStack() as streams:
+        for _ in range(EVENTS_PER_TURN + 1):
+            ours, theirs = networks.stream_pair(lockstep=False)
+            transport = await streams.enter_async_context(open_transport(ours, config, engine))
+            protocol = WebSocketProtocol(config, client=False)
+            websockets.append(WebSocket(transport, protocol, config, request=request, subprotocol=None))
+            peers.append(Peer(await streams.enter_async_context(theirs), ours, ConnectionType.CLIENT))
+        await wait_all_tasks_blocked()
+        mock_clock.jump(20)
+        for peer in peers:
+            ping = await peer.receive()
+            assert isinstance(ping, Ping)
+            pongs.append(peer.connection.send(ping.response()))
+        for peer, pong in zip(peers, pongs, strict=True):
+            os.write(peer.stream.socket.fileno(), pong)
+        mock_clock.jump(3600)
+        await wait_all_tasks_blocked()
+        assert {websocket.state for websocket in websockets} == {State.OPEN}
 
 
 async def test_what_the_peer_took_meanwhile_is_progress(mock_clock: MockClock) -> None:

@@ -16,6 +16,7 @@ from tests.networks import noted_sends
 from tests.scheduling import undisturbed_waits
 from tests.transport.lines import KIB, Line, line, polled_networks, recorded, socket_networks
 from trio_ws_server.config import Config
+from trio_ws_server.transport import open_engine, open_transport
 from trio_ws_server.transport.socket import HELD_AT_MOST
 
 if TYPE_CHECKING:
@@ -24,6 +25,31 @@ if TYPE_CHECKING:
     from trio.testing import MockClock
 
     from tests.networks import Network
+
+# The peer's end
+
+
+@polled_networks
+async def test_the_peers_end_is_told_once_though_its_reset_comes_while_something_is_to_be_sent(
+    network: Network,
+) -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    with network.used(), socket.create_connection(listener.getsockname()) as theirs:
+        ours, _ = listener.accept()
+        listener.close()
+        stream = trio.SocketStream(trio.socket.from_stdlib_socket(ours))
+        async with open_engine() as engine, open_transport(stream, Config(), engine) as transport:
+            transport.receiver = recorder = Recorder()
+            theirs.shutdown(socket.SHUT_WR)
+            while recorder.events != ["eof"]:
+                await trio.lowlevel.checkpoint()
+            transport.write(bytes(16 * KIB * KIB))
+            theirs.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            theirs.close()
+            while "lost" not in recorder.events:
+                await trio.lowlevel.checkpoint()
+        assert recorder.events == ["eof", "lost"]
+
 
 # When bytes leave
 

@@ -130,6 +130,9 @@ class SocketTransport(Transport):
     def _close(self) -> None:
         self._chunks.clear()
         self._sending = None
+        if self._socket.fileno() < 0:
+            # The number may be another socket's by now.
+            return
         try:
             self._poller.forget(self._fd, before=self._events)
         finally:
