@@ -184,7 +184,7 @@ class Server:
             return
         tls_stream = TLSStream(stream, self._tls.context)
         if await self._shake_hands(tls_stream, peer):
-            peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
+            peer = peer._replace(tls=(tls_stream.tls.ssl_object, self._tls))
             await self._run(application, tls_stream, peer, config)
 
     async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
