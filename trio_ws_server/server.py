@@ -183,24 +183,35 @@ class Server:
             await self._run(application, stream, peer, config)
             return
         tls_stream = TLSStream(stream, self._tls.context)
-        if await self._shake_hands(tls_stream, peer):
+        if await self._agree(tls_stream, peer):
             peer = peer._replace(tls=(tls_stream.tls.ssl_object, self._tls))
             await self._run(application, tls_stream, peer, config)
 
-    async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
+    async def _agree(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
         if self._shutdown_requested.is_set():
             return False
         handshake = trio.CancelScope()
         self._tls_handshakes.add(handshake)
         try:
-            with handshake, trio.fail_after(self._config.handshake_timeout):
-                await stream.do_handshake()
-                return True
-        except (trio.BrokenResourceError, trio.TooSlowError) as exc:
-            logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+            with handshake:
+                return await self._shake_hands(stream, peer)
         finally:
             self._tls_handshakes.discard(handshake)
+        return False
+
+    async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
+        try:
+            with trio.fail_after(self._config.handshake_timeout):
+                await stream.do_handshake()
+                return True
+        except trio.TooSlowError as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc)
+        except trio.BrokenResourceError as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+            # Whatever the client has sent behind what was wrong, it is to learn why.
+            async with open_transport(stream.stream, self._config, self._engine) as transport:
+                await transport.shutdown(linger=self._config.keep_alive_timeout)
         return False
 
     async def _run(self, application: Application, stream: Stream, peer: Peer, config: Config) -> None:
