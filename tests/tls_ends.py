@@ -1,12 +1,21 @@
-"""TLS of both ends of a connection, by `ssl` alone: contexts that trust each other, and handshakes in memory."""
+"""TLS of both ends of a connection, by `ssl` alone: contexts that trust each other, handshakes, and a client."""
 
 from __future__ import annotations
 
 import ssl
 from contextlib import suppress
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
+import trio
 import trustme
+from trio.abc import HalfCloseableStream
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from trio.abc import Stream
+
+T = TypeVar("T")
 
 CA = trustme.CA()
 SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
@@ -50,3 +59,75 @@ def shake_hands(client: End, server: End) -> None:
             with suppress(ssl.SSLWantReadError):
                 end.ssl_object.do_handshake()
             other.incoming.write(end.outgoing.read())
+
+
+class TLSPeer(HalfCloseableStream):
+    """
+    The client's end of TLS over a stream.
+
+    It takes from the stream record by record, none before somebody wants to receive, and can end its side alone,
+    neither of which `trio.SSLStream` does.
+    """
+
+    def __init__(self, stream: Stream, end: End) -> None:
+        self.stream = stream
+        self.end = end
+
+    async def do_handshake(self) -> None:
+        await self.until(self.end.ssl_object.do_handshake)
+
+    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
+        await trio.lowlevel.checkpoint()
+        self.end.ssl_object.write(data)
+        await self.flush()
+
+    async def wait_send_all_might_not_block(self) -> None:
+        await self.stream.wait_send_all_might_not_block()
+
+    async def receive_some(self, max_bytes: int | None = None) -> bytes:
+        await trio.lowlevel.checkpoint()
+        return await self.until(lambda: self.end.ssl_object.read(max_bytes or 64 * 1024))
+
+    async def send_eof(self) -> None:
+        with suppress(ssl.SSLWantReadError):
+            self.end.ssl_object.unwrap()
+        await self.flush()
+        if isinstance(self.stream, HalfCloseableStream):
+            await self.stream.send_eof()
+
+    async def aclose(self) -> None:
+        """Cut the connection: only `send_eof` announces the end."""
+        await self.stream.aclose()
+
+    async def until(self, step: Callable[[], T]) -> T:
+        """Repeat a step, with what the server sends, until it needs no more of that."""
+        while True:
+            try:
+                return step()
+            except ssl.SSLWantReadError:
+                pass
+            except ssl.SSLError as exc:
+                raise trio.BrokenResourceError(f"TLS failed: {exc}") from exc
+            finally:
+                await self.flush()
+            await self._take_a_record()
+
+    async def flush(self) -> None:
+        """Send the ciphertext there is."""
+        if self.end.outgoing.pending:
+            await self.stream.send_all(self.end.outgoing.read())
+
+    async def _take_a_record(self) -> None:
+        header = await self._take(5)
+        await self._take(int.from_bytes(header[3:], "big"))
+
+    async def _take(self, size: int) -> bytes:
+        taken = b""
+        while len(taken) < size:
+            data = await self.stream.receive_some(size - len(taken))
+            if not data:
+                self.end.incoming.write_eof()
+                break
+            self.end.incoming.write(data)
+            taken += data
+        return taken

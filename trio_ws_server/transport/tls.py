@@ -37,7 +37,7 @@ RECORD_SIZE = _HEADER_SIZE + PLAINTEXT_SIZE + 2048
 class TLS:
     """The TLS of one connection: an `ssl.SSLObject`, and the ciphertext on its way into and out of it."""
 
-    __slots__ = ("incoming", "outgoing", "ssl_object")
+    __slots__ = ("_tickets", "incoming", "outgoing", "ssl_object")
 
     def __init__(self, context: ssl.SSLContext, server_hostname: str | None) -> None:
         self.incoming = ssl.MemoryBIO()
@@ -48,6 +48,27 @@ class TLS:
             server_side=server_hostname is None,
             server_hostname=server_hostname,
         )
+        self._tickets = b""
+
+    def shake_hands(self) -> bool:
+        """
+        Go on with the handshake; return True when it is done.
+
+        Raises ``ssl.SSLWantReadError`` if it needs more of the peer's, another ``ssl.SSLError`` if it fails.
+        """
+        self.ssl_object.do_handshake()
+        # TLS 1.3's session tickets (RFC 8446 section 4.6.1) wait for the first data. A client that has nothing to
+        # read but them, and closes without having done so, would reset the connection, and we lose what it sent.
+        if self.ssl_object.server_side and self.ssl_object.version() == "TLSv1.3":
+            self._tickets = self.outgoing.read()
+        return True
+
+    def output(self) -> bytes:
+        """Return the ciphertext that the steps up to here have made, to be sent in order."""
+        ciphertext = self.outgoing.read()
+        if ciphertext and self._tickets:
+            ciphertext, self._tickets = self._tickets + ciphertext, b""
+        return ciphertext
 
     def feed(self, ciphertext: bytes | bytearray | memoryview) -> None:
         """Take in what the peer has sent, or, where that is nothing, that it was the end."""
@@ -73,7 +94,7 @@ class TLSStream(HalfCloseableStream):
         """The one below."""
         self.tls = TLS(context, server_hostname)
         self._ended = False
-        self._sending = trio.Lock()
+        self._sending = trio.StrictFIFOLock()
 
     async def do_handshake(self) -> None:
         """
@@ -83,7 +104,7 @@ class TLSStream(HalfCloseableStream):
         there when whoever takes over the `tls` begins to look for it. Cancelling it leaves nothing of use.
         """
         header, missing = b"", 0
-        while not await self._has_done(self._shake_hands):
+        while not await self._has_done(self.tls.shake_hands):
             data = await self.stream.receive_some(missing or _HEADER_SIZE - len(header))
             self.tls.feed(data)
             if missing:
@@ -136,10 +157,6 @@ class TLSStream(HalfCloseableStream):
     async def aclose(self) -> None:
         await self.stream.aclose()
 
-    def _shake_hands(self) -> bool:
-        self.tls.ssl_object.do_handshake()
-        return True
-
     async def _has_done(self, step: Callable[[], T]) -> T | None:
         """Return what a step returns, None if it needs more from the peer; send what comes of it."""
         try:
@@ -154,7 +171,11 @@ class TLSStream(HalfCloseableStream):
         return result
 
     async def _flush(self) -> None:
-        """Send the ciphertext there is, of whatever step, in the order of the steps."""
-        if self.tls.outgoing.pending:
+        """
+        Send the ciphertext of the step before, after that of the steps before it.
+
+        Who receives sends TLS's answers alone, and so does not wait for the peer to take anybody's data.
+        """
+        if ciphertext := self.tls.output():
             async with self._sending:
-                await self.stream.send_all(self.tls.outgoing.read())
+                await self.stream.send_all(ciphertext)

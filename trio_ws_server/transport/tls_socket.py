@@ -98,7 +98,7 @@ class TLSSocket:
         """Speak no more TLS; return what is left to be sent, which ends with ``close_notify``."""
         self._tls.end()
         self._ended = True
-        return bytes(self._ciphertext) + self._tls.outgoing.read()
+        return bytes(self._ciphertext) + self._tls.output()
 
     def shutdown(self, how: int) -> None:
         """Do as a socket does."""
@@ -115,7 +115,7 @@ class TLSSocket:
         records = []
         for start in range(0, len(data), PLAINTEXT_SIZE):
             self._tls.ssl_object.write(data[start : start + PLAINTEXT_SIZE])
-            records.append(self._tls.outgoing.read())
+            records.append(self._tls.output())
         self._ciphertext = memoryview(b"".join(records))
         self._ahead = len(data)
 
@@ -148,7 +148,7 @@ class TLSSocket:
     def _send_answer(self) -> None:
         """Send what TLS itself had to say to what came; what the network does not take now goes before data."""
         if self._tls.outgoing.pending and not self._ciphertext:
-            self._ciphertext = memoryview(self._tls.outgoing.read())
+            self._ciphertext = memoryview(self._tls.output())
             # What fails will fail again for who sends data.
             with suppress(OSError):
                 self._send_ciphertext()
