@@ -26,7 +26,7 @@ SERVER_CONTEXT.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
 
 def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
     """Return a context that trusts the server's, for this version of TLS at most."""
-    context = ssl.create_default_context()
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     CA.configure_trust(context)
     context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
     context.maximum_version = version

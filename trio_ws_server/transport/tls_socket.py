@@ -152,6 +152,8 @@ class TLSSocket:
             # What fails will fail again for who sends data.
             with suppress(OSError):
                 self._send_ciphertext()
+        if self._tls.outgoing.pending > RECORD_SIZE:
+            raise ConnectionAbortedError("the peer makes TLS answer, and does not take the answers")
 
 
 class TLSTransport(SocketTransport):
