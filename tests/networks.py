@@ -116,6 +116,12 @@ memory_only = pytest.mark.parametrize("network_of_all", [MEMORY], ids=["memory"]
 """For a test that has to know to the byte what the network holds, or that breaks it in ways of its own."""
 
 
+without_tls = pytest.mark.parametrize(
+    "network_of_all", [MEMORY, SOCKETS], ids=["memory", "sockets"], indirect=True
+)
+"""For a test to which it matters when exactly its peer sends, or how the connection is dropped."""
+
+
 @contextmanager
 def noted_sends() -> Iterator[list[bytes]]:
     """Return what all sockets take during the ``with``, one call after the other."""

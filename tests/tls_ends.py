@@ -86,7 +86,7 @@ class TLSPeer(HalfCloseableStream):
 
     async def receive_some(self, max_bytes: int | None = None) -> bytes:
         await trio.lowlevel.checkpoint()
-        return await self.until(lambda: self.end.ssl_object.read(max_bytes or 64 * 1024))
+        return await self.until(lambda: self._read(max_bytes or 64 * 1024))
 
     async def send_eof(self) -> None:
         with suppress(ssl.SSLWantReadError):
@@ -116,6 +116,13 @@ class TLSPeer(HalfCloseableStream):
         """Send the ciphertext there is."""
         if self.end.outgoing.pending:
             await self.stream.send_all(self.end.outgoing.read())
+
+    def _read(self, size: int) -> bytes:
+        try:
+            return self.end.ssl_object.read(size)
+        except ssl.SSLZeroReturnError:
+            # What OpenSSL says of the other's end when this one's is there already.
+            return b""
 
     async def _take_a_record(self) -> None:
         header = await self._take(5)

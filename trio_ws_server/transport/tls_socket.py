@@ -163,7 +163,12 @@ class TLSTransport(SocketTransport):
         self, sock: trio.socket.SocketType, tls: TLS, config: Config, engine: Engine, poller: Poller
     ) -> None:
         super().__init__(sock, config, engine, poller)
-        self._socket = self._tls_socket = TLSSocket(self._socket, tls)
+        self._tls = tls
+
+    def _begin(self) -> None:
+        # Not earlier: nobody but `abort` closes the socket if this fails.
+        self._socket = self._tls_socket = TLSSocket(self._socket, self._tls)
+        super()._begin()
 
     async def _all_sent(self) -> None:
         await super()._all_sent()
