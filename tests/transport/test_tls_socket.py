@@ -264,6 +264,21 @@ def test_each_byte_that_the_network_takes_is_progress_and_the_last_comes_last() 
     assert decrypted(client, network.taken) == data
 
 
+def test_after_sending_has_failed_nothing_more_is_sent() -> None:
+    def takes() -> Iterator[int]:
+        yield 10
+        yield 0
+        raise KeyError("a bug")
+
+    network = Narrow(takes())
+    server, _ = agreed(network)
+    assert server.send(b"data of some length") == 10
+    with pytest.raises(KeyError):
+        server.send(b"of some length")
+    with pytest.raises(ConnectionAbortedError):
+        server.send(b"something else")
+
+
 # Key updates (RFC 8446 section 4.6.3)
 
 

@@ -35,7 +35,7 @@ PIECE_SIZE = 4 * PLAINTEXT_SIZE
 class TLSSocket:
     """A non-blocking socket that sends and receives plaintext, after a handshake that took no byte too many."""
 
-    __slots__ = ("_ahead", "_ciphertext", "_ended", "_socket", "_tls")
+    __slots__ = ("_ahead", "_ciphertext", "_ended", "_failed", "_socket", "_tls")
 
     def __init__(self, sock: Socket, tls: TLS) -> None:
         self._socket = sock
@@ -43,23 +43,22 @@ class TLSSocket:
         self._ciphertext = memoryview(b"")
         self._ahead = 0
         self._ended = False
+        self._failed = False
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what data stands for; what the network has not taken of it may be encrypted already."""
         if self._ended:
             return self._socket.send(data)
-        view = memoryview(data)
-        taken = 0
-        while taken < len(view):
-            if not self._ciphertext:
-                self._encrypt(view[taken : taken + PIECE_SIZE])
-            try:
-                taken += self._send_ciphertext()
-            except BlockingIOError:
-                if not taken:
-                    raise
-                break
-        return taken
+        if self._failed:
+            raise ConnectionAbortedError("sending has failed before")
+        try:
+            return self._send(memoryview(data))
+        except BlockingIOError:
+            raise
+        except BaseException:
+            # A record may be missing, or whoever called forget the data that ciphertext stands for.
+            self._failed = True
+            raise
 
     def recv_into(self, buffer: memoryview) -> int:
         """
@@ -109,6 +108,19 @@ class TLSSocket:
         self._socket.close()
 
     # How.
+
+    def _send(self, view: memoryview) -> int:
+        taken = 0
+        while taken < len(view):
+            if not self._ciphertext:
+                self._encrypt(view[taken : taken + PIECE_SIZE])
+            try:
+                taken += self._send_ciphertext()
+            except BlockingIOError:
+                if not taken:
+                    raise
+                break
+        return taken
 
     def _encrypt(self, data: memoryview) -> None:
         # Record by record, since a MemoryBIO never gives back what it once had room for.
