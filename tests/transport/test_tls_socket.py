@@ -67,6 +67,7 @@ def connected(context: ssl.SSLContext | None = None) -> Iterator[tuple[Receiving
     ours, theirs = socket.socketpair()
     with ours, theirs:
         ours.setblocking(False)
+        theirs.settimeout(10)
         tls_socket, client = agreed(ours, context)
         yield Receiving(tls_socket, ours), theirs, client
 
@@ -335,6 +336,24 @@ def test_a_peer_that_makes_tls_answer_and_takes_no_answers_is_lost(tmp_path: Pat
 
         with pytest.raises(ConnectionAbortedError):
             flood()
+
+
+def test_what_tls_has_not_yet_got_rid_of_comes_before_our_end(tmp_path: Path) -> None:
+    updates = KeyUpdates(tmp_path / "keys")
+    with connected(updates.context) as (server, theirs, client):
+        for _ in range(500):
+            theirs.sendall(updates.request())
+            server.receive()
+        end = server.tls_socket.end()
+        # Each answer is encrypted with the keys that the one before it announces.
+        assert len(record_types(end)) > 1
+        theirs.setblocking(False)
+        sent = b""
+        with suppress(BlockingIOError):
+            while True:
+                sent += theirs.recv(1000 * KIB)
+        assert decrypted(client, sent + end) == b""
+        assert not client.ssl_object.read()
 
 
 # Under a transport
