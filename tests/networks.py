@@ -119,7 +119,7 @@ memory_only = pytest.mark.parametrize("network_of_all", [MEMORY], ids=["memory"]
 without_tls = pytest.mark.parametrize(
     "network_of_all", [MEMORY, SOCKETS], ids=["memory", "sockets"], indirect=True
 )
-"""For a test to which it matters when exactly its peer sends, or how the connection is dropped."""
+"""For a test in which a connection is dropped, and that is to be an end: without ``close_notify`` it is none."""
 
 
 @contextmanager

@@ -15,7 +15,6 @@ from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessag
 from wsproto.extensions import PerMessageDeflate
 
 from tests.helpers import cancelled_after
-from tests.networks import without_tls
 from tests.websocket_peer import KIB, Peer, close_in, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
@@ -142,7 +141,6 @@ async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
         assert await websocket.recv() == "next"
 
 
-@without_tls
 @pytest.mark.usefixtures("network_of_all")
 async def test_while_large_messages_are_inflated_others_have_their_turn(nursery: trio.Nursery) -> None:
     pulse = Pulse()

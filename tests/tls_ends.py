@@ -77,7 +77,6 @@ class TLSPeer(HalfCloseableStream):
         await self.until(self.end.ssl_object.do_handshake)
 
     async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await trio.lowlevel.checkpoint()
         self.end.ssl_object.write(data)
         await self.flush()
 
