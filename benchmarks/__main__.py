@@ -13,77 +13,17 @@ import sys
 import time
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks import comparisons, plot, report
+from benchmarks import plot, report
 from benchmarks.machine import machine, versions
-from benchmarks.measuring import Timing, measure
+from benchmarks.measuring import Timing
 from benchmarks.processes import ProcessError, cores
+from benchmarks.runs import Run, progress
 from benchmarks.servers import SERVERS
 from benchmarks.works import WORKS
 
-if TYPE_CHECKING:
-    from collections.abc import Sequence
-
-    from benchmarks.comparisons import Round
-    from benchmarks.servers import Server
-    from benchmarks.works import Work
-
 HERE = Path(__file__).parent
-OFFERED_SHARE = 0.5
-"""Where latency is measured, this share of what the best peer can take is offered to all."""
-
-
-class Run:
-    """What is measured with which servers, and what came of it so far."""
-
-    def __init__(self, works: Sequence[Work], names: Sequence[str], timing: Timing) -> None:
-        self.rounds: list[Round] = []
-        self.failures: list[str] = []
-        self._works = works
-        self._names = names
-        self._timing = timing
-        self._offered: dict[str, float] = {}
-
-    def find_rates(self) -> None:
-        """For each work with a rate, see what the peers can take; ours have no say in that."""
-        for work in self._works:
-            if work.has_rate:
-                capacities = [self._capacity(SERVERS[name]) for name in self._chosen(comparisons.peers(work))]
-                self._offered[work.name] = OFFERED_SHARE * max(capacities, default=0.0)
-
-    def _capacity(self, server: Server) -> float:
-        return measure(server, WORKS["small"], self._timing).rate
-
-    def add_round(self) -> None:
-        """Have each server do each work; each round begins with another server."""
-        this: Round = {}
-        for work in self._works:
-            servers = self._chosen([*comparisons.ours(work), *comparisons.peers(work)])
-            first = len(self.rounds) % max(len(servers), 1)
-            for name in servers[first:] + servers[:first]:
-                self._measure(this, work, name)
-        self.rounds.append(this)
-
-    def _chosen(self, names: Sequence[str]) -> list[str]:
-        return [name for name in names if name in self._names]
-
-    def _measure(self, this: Round, work: Work, name: str) -> None:
-        try:
-            measurement = measure(SERVERS[name], work, self._timing, self._offered.get(work.name, 0.0))
-        except ProcessError as exc:
-            self.failures.append(f"{SERVERS[name].title} at {work.title}: {exc}")
-            _progress(f"{work.name:15} {name:20} failed: {exc}")
-        else:
-            this[work.name, name] = measurement
-            figure = f"{work.quantity.of(measurement):12,.2f} {work.quantity.value}"
-            _progress(
-                f"{work.name:15} {name:20} {figure}, {measurement.cpu_seconds * 1e6:.1f} µs of CPU each"
-            )
-
-
-def _progress(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
 
 
 def _arguments() -> argparse.Namespace:
@@ -133,12 +73,12 @@ def main() -> None:
     started = time.monotonic()
     try:
         cores()
-        run.find_rates()
-        for number in range(1, arguments.rounds + 1):
-            _progress(f"-- round {number} of {arguments.rounds}")
-            run.add_round()
     except ProcessError as exc:
         sys.exit(f"benchmarks/run: {exc}")
+    run.find_rates()
+    for number in range(1, arguments.rounds + 1):
+        progress(f"-- round {number} of {arguments.rounds}")
+        run.add_round()
     print(report.goals(run.rounds), report.figures(run.rounds), sep="\n\n")
     if not (arguments.only or arguments.servers or arguments.quick):
         (HERE / "results.md").write_text(_document(run, arguments, time.monotonic() - started))

@@ -1,8 +1,7 @@
 # What the scripts here have in common: the virtual environment of the benchmarks, .venv-benchmarks unless VENV says
-# otherwise, with the other servers in it; the programs in C; room for as many connections as there may be. Sourced.
+# otherwise, with the other servers in it; the programs in C. Sourced.
 
 : "${VENV:=.venv-benchmarks}"
 source "$(dirname "${BASH_SOURCE[0]}")/../scripts/lib.sh"
 set_up standard benchmarks
 "$bin/python" -m benchmarks.programs
-ulimit -n "$(ulimit -Hn)"

@@ -3,11 +3,14 @@
  *
  *   load MODE PORT CONNECTIONS IN_FLIGHT WARM_UP SECONDS RATE <PREPARED
  *
- * echo     every connection keeps IN_FLIGHT messages under way: for each that comes back, it sends the next
- * rate     RATE messages a second are sent, on each connection in turn, whatever comes back when
- * fan-out  the first connection sends IN_FLIGHT messages, which every connection is to receive; then the next
- * connect  CONNECTIONS times at a time: connect, have a message echoed, close as RFC 6455 section 7 has it
- * idle     every connection has one message echoed, and stays open until this process is ended
+ * echo       every connection keeps IN_FLIGHT messages under way: for each that comes back, it sends the next
+ * rate       RATE messages a second are sent, on each connection in turn, whatever comes back when
+ * fan-out    the first connection sends IN_FLIGHT messages, which every connection is to receive; then the next
+ * connect    CONNECTIONS times at a time: connect, have a message echoed, close as RFC 6455 section 7 has it
+ * idle       every connection has one message echoed, and stays open until this process is ended
+ * keepalive  no connection sends a message, and the server's pings are what counts
+ *
+ * Pings are answered in each of them.
  *
  * PREPARED is a sequence of blocks, each of them its length in 4 bytes, little-endian, and so many bytes: the request
  * of the opening handshake; what its response must hold, in any case (where that is not empty, messages must come
@@ -15,8 +18,9 @@
  * frames are looked at: messages are counted by their final frames.
  *
  * Prints "begin" when the warm-up is over (idle: when all is echoed), and at the end a line of JSON: messages received
- * (connect: connections closed), the seconds that this took, and the seconds of CPU time that it took here. In rate,
- * also the latencies that 50 and 99 % of the messages did not exceed, in seconds, counted from when each was due.
+ * (connect: connections closed; keepalive: pings), the seconds that this took, and the seconds of CPU time that it took
+ * here. In rate, also the latencies that 50 and 99 % of the messages did not exceed, in seconds, counted from when each
+ * was due.
  */
 #define _GNU_SOURCE
 #include <arpa/inet.h>
@@ -36,11 +40,13 @@
 
 enum { MAX_HEAD = 4096, READ_SIZE = 1 << 18, MAX_EVENTS = 256 };
 enum { MAX_OPENING = 32 }; /* connections at a time: the smallest backlog of a server here is 100 */
-enum { FIN = 0x80, RSV1 = 0x40, OPCODE = 0x0f, CONTROL = 0x08, CLOSE = 0x08 }; /* RFC 6455 section 5.2 */
-enum mode { ECHO, RATE, FAN_OUT, CONNECT, IDLE };
+enum { FIN = 0x80, RSV1 = 0x40, OPCODE = 0x0f, CONTROL = 0x08 }; /* RFC 6455 section 5.2 */
+enum { CLOSE = 0x08, PING = 0x09, PONG = 0x0a };
+enum { MASKED = 0x80, MASKED_HEADER = 6, MAX_CONTROL = 125 }; /* section 5.5 */
+enum mode { ECHO, RATE, FAN_OUT, CONNECT, IDLE, KEEPALIVE };
 
 static const double OPENING_TIMEOUT = 30; /* seconds without any progress */
-static const char *const MODES[] = {"echo", "rate", "fan-out", "connect", "idle"};
+static const char *const MODES[] = {"echo", "rate", "fan-out", "connect", "idle", "keepalive"};
 
 struct block {
     unsigned char *bytes;
@@ -50,9 +56,14 @@ struct block {
 struct connection {
     int fd;
     bool open, closing, awaits_writable;
-    const unsigned char *control; /* the request or close frame to send, or NULL: the frames in turn */
+    const unsigned char *control; /* what is being sent: the request or a control frame, or NULL: the frames in turn */
     size_t to_send;               /* bytes of that */
-    size_t position, next_frame;  /* in the ring: of the next byte to send, of the next frame to queue */
+    const struct block *block;    /* due after that: the request or the close frame, or NULL */
+    bool pong_due;                /* due after that, too */
+    size_t frames_due;            /* and so many of the frames in turn */
+    size_t position, next_frame;  /* in the ring: of the next byte to send, of the next frame to send */
+    unsigned char ping[MAX_CONTROL], pong[MASKED_HEADER + MAX_CONTROL];
+    size_t ping_size;             /* bytes of its payload that have been received */
     char head[MAX_HEAD + 1];      /* of the response, while it is not complete */
     unsigned char header[10];     /* of the frame that is being received */
     size_t filled;                /* bytes of head, then of header */
@@ -149,9 +160,39 @@ static void watch(struct connection *connection, int operation)
         die("epoll_ctl: %s", strerror(errno));
 }
 
+/* Makes the pong to the latest ping. Its key is 0, which a server has as much work with as with any other. */
+static void make_pong(struct connection *connection)
+{
+    unsigned char header[MASKED_HEADER] = {FIN | PONG, (unsigned char)(MASKED | connection->ping_size)};
+    memcpy(connection->pong, header, sizeof header);
+    memcpy(connection->pong + sizeof header, connection->ping, connection->ping_size);
+}
+
+/* Turns, when all before it has been sent, to what is due next; returns whether there is anything. */
+static bool take_up_next(struct connection *connection)
+{
+    connection->control = NULL;
+    if (connection->block) {
+        connection->control = connection->block->bytes;
+        connection->to_send = connection->block->size;
+        connection->block = NULL;
+    } else if (connection->pong_due) {
+        make_pong(connection);
+        connection->control = connection->pong;
+        connection->to_send = MASKED_HEADER + connection->ping_size;
+        connection->pong_due = false;
+    } else {
+        for (; connection->frames_due; connection->frames_due--) {
+            connection->to_send += frame_sizes[connection->next_frame];
+            connection->next_frame = (connection->next_frame + 1) % frame_count;
+        }
+    }
+    return connection->to_send;
+}
+
 static void flush(struct connection *connection)
 {
-    while (connection->to_send) {
+    while (connection->to_send || take_up_next(connection)) {
         const unsigned char *start = connection->control;
         size_t size = connection->to_send;
         if (!start) {
@@ -177,18 +218,13 @@ static void flush(struct connection *connection)
 
 static void send_control(struct connection *connection, const struct block *block)
 {
-    connection->control = block->bytes;
-    connection->to_send = block->size;
+    connection->block = block;
     flush(connection);
 }
 
 static void send_messages(struct connection *connection, size_t count)
 {
-    connection->control = NULL;
-    for (; count; count--) {
-        connection->to_send += frame_sizes[connection->next_frame];
-        connection->next_frame = (connection->next_frame + 1) % frame_count;
-    }
+    connection->frames_due += count;
     flush(connection);
 }
 
@@ -277,12 +313,35 @@ static void on_message(struct connection *connection)
         begin();
 }
 
+static bool is_ping(const struct connection *connection)
+{
+    return (connection->header[0] & OPCODE) == PING;
+}
+
+/* Takes a ping's header. A ping before it that is not answered yet need not be: RFC 6455 section 5.5.3. */
+static void on_ping_header(struct connection *connection)
+{
+    if (connection->payload_left > MAX_CONTROL)
+        die("the server sent a ping of more than %d bytes", MAX_CONTROL);
+    connection->ping_size = 0;
+    connection->pong_due = false;
+}
+
+static void on_ping(struct connection *connection)
+{
+    counted += measuring && mode == KEEPALIVE;
+    connection->pong_due = true;
+    flush(connection);
+}
+
 /* Takes the frame whose header has been received, and its payload; returns how many messages it completes. */
 static size_t on_frame(struct connection *connection)
 {
     unsigned char first = connection->header[0];
     if ((first & OPCODE) == CLOSE && !connection->closing)
         die("the server closed a WebSocket");
+    if (is_ping(connection))
+        on_ping(connection);
     if (first & CONTROL)
         return 0;
     if (expected.size && (first & OPCODE) && !(first & RSV1))
@@ -325,8 +384,14 @@ static size_t take_frames(struct connection *connection, const unsigned char *da
                 continue;
             connection->in_payload = true;
             connection->payload_left = payload_length(connection);
+            if (is_ping(connection))
+                on_ping_header(connection);
         }
         size_t step = size < connection->payload_left ? size : connection->payload_left;
+        if (is_ping(connection)) {
+            memcpy(connection->ping + connection->ping_size, data, step);
+            connection->ping_size += step;
+        }
         connection->payload_left -= step;
         data += step;
         size -= step;
@@ -449,16 +514,17 @@ int main(int argc, char **argv)
 {
     if (argc != 8)
         die("usage: load MODE PORT CONNECTIONS IN_FLIGHT WARM_UP SECONDS RATE <PREPARED");
-    while (mode <= IDLE && strcmp(argv[1], MODES[mode]))
+    while (mode <= KEEPALIVE && strcmp(argv[1], MODES[mode]))
         mode++;
-    if (mode > IDLE)
+    if (mode > KEEPALIVE)
         die("there is no mode %s", argv[1]);
     port = (uint16_t)atoi(argv[2]);
     connection_count = strtoul(argv[3], NULL, 10);
     in_flight = strtoul(argv[4], NULL, 10);
     double warm_up = atof(argv[5]), seconds = atof(argv[6]);
     rate = atof(argv[7]);
-    alarm(2 * (unsigned)OPENING_TIMEOUT + (unsigned)(warm_up + seconds)); /* whatever happens, it ends */
+    /* Whatever happens, it ends; but a server may take a second to open a hundred connections. */
+    alarm(2 * (unsigned)OPENING_TIMEOUT + (unsigned)(connection_count / 100) + (unsigned)(warm_up + seconds));
     prctl(PR_SET_TIMERSLACK, 1UL);
     read_prepared();
     connections = resize(NULL, connection_count, sizeof *connections);

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -28,7 +28,14 @@ def machine() -> dict[str, str]:
 def versions(servers: Iterable[Server]) -> dict[str, str]:
     """Return the versions of all that the servers consist of."""
     names = {name for server in servers for name in server.distributions}
-    return {name: version(name) for name in sorted(names)}
+    return {name: _version(name) for name in sorted(names)}
+
+
+def _version(name: str) -> str:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "not installed"
 
 
 def _cpu_model() -> str:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from benchmarks import frames
-from benchmarks.processes import ProcessError, cores, free_port, loading, serving
+from benchmarks.processes import ProcessError, allow_open_files, cores, free_port, loading, serving
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -18,6 +18,9 @@ if TYPE_CHECKING:
 
 FIRST_CONNECTIONS = 50
 """After so many have come and gone, what was imported and cached counts no more as what a connection takes."""
+
+OTHER_FILES = 200
+"""What a server has open beside its connections, and more."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +36,7 @@ class Measurement:
     """What one server did in one round. What the work does not tell is 0."""
 
     rate: float = 0.0
-    """Messages received (fan-out: by all clients together; connect: connections) a second."""
+    """Messages received (fan-out: by all clients together; connect: connections; keepalive: pings) a second."""
     cpu_seconds: float = 0.0
     """CPU time, user and system, of the server's processes for each of these."""
     load_busy: float = 0.0
@@ -43,6 +46,11 @@ class Measurement:
     """Seconds in which 50 and 99 % of the messages came back."""
     connection_bytes: float = 0.0
     """Resident memory for each connection."""
+
+    @property
+    def server_busy(self) -> float:
+        """CPU time of the server's processes in all, in each second."""
+        return self.rate * self.cpu_seconds
 
 
 def measure(server: Server, work: Work, timing: Timing, rate: float = 0.0) -> Measurement:
@@ -59,7 +67,7 @@ def measure(server: Server, work: Work, timing: Timing, rate: float = 0.0) -> Me
             result = load.result()
             cpu_seconds = process.cpu_seconds() - cpu_before
         if not result["messages"]:
-            raise ProcessError("no message came back")
+            raise ProcessError("nothing came back")
         return Measurement(
             rate=result["messages"] / result["seconds"],
             cpu_seconds=cpu_seconds / result["messages"],
@@ -81,6 +89,7 @@ def _measure_memory(process: ServerProcess, work: Work, timing: Timing) -> Measu
 def started(server: Server, work: Work) -> Iterator[ServerProcess]:
     """Have the server listen, on its core, for this work."""
     server_core, _ = cores()
+    allow_open_files(work.connections + OTHER_FILES)
     port = free_port()
     with serving(server.command(work, port), port, server_core) as process:
         yield process
@@ -93,7 +102,8 @@ def load_on(
     """Have the load do this work, with so many connections if told; the body runs when the warm-up is over."""
     _, load_core = cores()
     count = connections or work.connections
-    arguments = (work.mode, process.port, count, work.in_flight, timing.warm_up, timing.window, rate)
+    window = work.window(timing.window)
+    arguments = (work.mode, process.port, count, work.in_flight, timing.warm_up, window, rate)
     with loading([*map(str, arguments)], _prepared(work, process.port), load_core) as load:
         load.wait_for_begin()
         yield load

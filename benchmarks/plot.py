@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from itertools import zip_longest
 from statistics import median
 from typing import TYPE_CHECKING
 
 import matplotlib as mpl
 from matplotlib import pyplot
 
+from benchmarks.report import number
 from benchmarks.works import WORKS
 
 if TYPE_CHECKING:
@@ -37,6 +39,7 @@ _WORKS = (
     "latency",
     "idle",
     "idle-deflate",
+    "keepalive",
 )
 _COLUMNS = 2
 _OURS, _THEIRS = "#2a6f97", "#c5ccd3"
@@ -47,8 +50,11 @@ def draw(rounds: Sequence[Round], path: Path) -> None:
     mpl.use("agg")
     rows = -(-len(_WORKS) // _COLUMNS)
     figure, panels = pyplot.subplots(rows, _COLUMNS, figsize=(11, 1.75 * rows), layout="constrained")
-    for name, panel in zip(_WORKS, panels.flat, strict=True):
-        _draw_panel(panel, WORKS[name], rounds)
+    for panel, name in zip_longest(panels.flat, _WORKS):
+        if name is None:
+            panel.set_axis_off()
+        else:
+            _draw_panel(panel, WORKS[name], rounds)
     figure.savefig(path, dpi=110)
     pyplot.close(figure)
 
@@ -61,10 +67,10 @@ def _draw_panel(panel: Axes, work: Work, rounds: Sequence[Round]) -> None:
     bars = {_LABELS[server]: values for server, values in measured.items() if values}
     colors = [_OURS if label == _LABELS["asgi"] else _THEIRS for label in bars]
     medians = [median(values) for values in bars.values()]
-    drawn = panel.barh([*bars], medians, color=colors)
-    panel.bar_label(drawn, [f" {value:,.0f} {work.quantity.value}" for value in medians], fontsize=8)
-    for row, values in enumerate(bars.values()):
+    panel.barh([*bars], medians, color=colors)
+    for row, (values, middle) in enumerate(zip(bars.values(), medians, strict=True)):
         panel.plot(values, [row] * len(values), ".", color="black", markersize=3, alpha=0.6)
+        panel.text(max(values), row, f"  {number(middle)} {work.quantity.value}", fontsize=8, va="center")
     note = "" if work.quantity.more_is_better else " (less is better)"
     panel.set_title(work.title + note, fontsize=9, loc="left")
     panel.margins(x=0.25)

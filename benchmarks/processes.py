@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import resource
 import signal
 import socket
 import subprocess
@@ -36,6 +37,22 @@ def cores() -> tuple[int, int]:
             "needs two cores, one for the server and one for the load; this process may use one"
         )
     return available[0], available[1]
+
+
+def allow_open_files(count: int) -> None:
+    """Let processes started from now on have so many files open. Raises `ProcessError` where that is forbidden."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if _is_below(hard, count):
+        raise ProcessError(
+            f"needs {count:,} open files in a process, and no more than {hard:,} are allowed: raise that limit "
+            "(ulimit -Hn), or leave out the works with so many connections (--only)"
+        )
+    if _is_below(soft, count):
+        resource.setrlimit(resource.RLIMIT_NOFILE, (count, hard))
+
+
+def _is_below(limit: int, count: int) -> bool:
+    return limit != resource.RLIM_INFINITY and limit < count
 
 
 class ServerProcess:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -11,11 +12,43 @@ from benchmarks.servers import SERVERS
 from benchmarks.works import WORKS, Quantity
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Callable, Iterable, Sequence
 
-    from benchmarks.comparisons import Outcome, Ratios, Round
+    from benchmarks.comparisons import Comparison, Outcome, Ratios, Round
     from benchmarks.measuring import Measurement
     from benchmarks.works import Work
+
+
+@dataclass(frozen=True)
+class _Column:
+    """What else a table of figures tells of each server: the median of this."""
+
+    heading: str
+    value: Callable[[Measurement], float]
+    format: Callable[[float], str]
+
+
+def number(value: float) -> str:
+    """Return a figure with as many digits as say something."""
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+
+
+_CPU = _Column("µs of CPU a message", lambda one: one.cpu_seconds * 1e6, "{:,.1f}".format)
+_BUSY = [
+    _Column("server busy", lambda one: one.server_busy, "{:.0%}".format),
+    _Column("load busy", lambda one: one.load_busy, "{:.0%}".format),
+]
+_MORE = {
+    Quantity.RATE: [_CPU, *_BUSY],
+    Quantity.MEMORY: [],
+    Quantity.LATENCY: [
+        _Column("p50, ms", lambda one: one.latency_50 * 1000, number),
+        _Column("messages/s", lambda one: one.rate, number),
+        _CPU,
+        *_BUSY,
+    ],
+    Quantity.CPU: [_Column("pings/s", lambda one: one.rate, number), *_BUSY],
+}
 
 
 def goals(rounds: Sequence[Round]) -> str:
@@ -29,17 +62,22 @@ def goals(rounds: Sequence[Round]) -> str:
 
 def _goal_row(found: Outcome) -> list[str]:
     comparison, ratios = found.comparison, found.ratios
-    sign = "≥" if comparison.work.quantity.more_is_better else "≤"
     return [
         SERVERS[comparison.ours].title.removeprefix("trio-ws-server, "),
         comparison.work.title,
         SERVERS[ratios.peer].title,
-        f"{sign} {comparison.goal:g}",
+        _goal_cell(comparison),
         f"**{ratios.median:.2f}**",
         f"{min(ratios.values):.2f}..{max(ratios.values):.2f}",
-        "yes" if found.met else "no",
+        {True: "yes", False: "no", None: ""}[found.met],
         _cpu_cell(found.cpu),
     ]
+
+
+def _goal_cell(comparison: Comparison) -> str:
+    if comparison.goal is None:
+        return "none"
+    return f"{'≥' if comparison.work.quantity.more_is_better else '≤'} {comparison.goal:g}"
 
 
 def _cpu_cell(cpu: Ratios | None) -> str:
@@ -56,10 +94,13 @@ def figures(rounds: Sequence[Round]) -> str:
 
 
 def _figures(work: Work, rounds: Sequence[Round]) -> str:
-    unit = work.quantity.value
-    headings = ["server", f"{unit}, median", "lowest..highest"]
-    if work.quantity is not Quantity.MEMORY:
-        headings += ["µs CPU a message", "load busy"]
+    more = _MORE[work.quantity]
+    headings = [
+        "server",
+        f"{work.quantity.value}, median",
+        "lowest..highest",
+        *(column.heading for column in more),
+    ]
     rows = []
     for server in [*comparisons.ours(work), *comparisons.peers(work)]:
         measured = [one[work.name, server] for one in rounds if (work.name, server) in one]
@@ -70,15 +111,11 @@ def _figures(work: Work, rounds: Sequence[Round]) -> str:
 
 def _figure_cells(work: Work, measured: Sequence[Measurement]) -> list[str]:
     values = sorted(map(work.quantity.of, measured))
-    cells = [_number(median(values)), f"{_number(values[0])}..{_number(values[-1])}"]
-    if work.quantity is not Quantity.MEMORY:
-        cells.append(f"{median(one.cpu_seconds for one in measured) * 1e6:,.1f}")
-        cells.append(f"{median(one.load_busy for one in measured):.0%}")
-    return cells
-
-
-def _number(value: float) -> str:
-    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}" if value >= 10 else f"{value:.2f}"
+    return [
+        number(median(values)),
+        f"{number(values[0])}..{number(values[-1])}",
+        *(column.format(median(map(column.value, measured))) for column in _MORE[work.quantity]),
+    ]
 
 
 def table_of(facts: dict[str, str]) -> str:

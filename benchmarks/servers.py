@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from benchmarks.works import Work
 
 _PROGRAMS = Path(sys.executable).parent
+_COMMAND = f"{_PROGRAMS}/trio-ws-server"
 _APPS = "benchmarks.apps"
 
 
@@ -30,13 +31,13 @@ class Server:
     has_deflate: bool = True
 
 
-def _ours(*options: str, native: bool = False) -> Callable[[Work, int], list[str]]:
+def _ours(*program: str, native: bool = False) -> Callable[[Work, int], list[str]]:
     def command(work: Work, port: int) -> list[str]:
         app = f"{_APPS}:{'native_' * native}{work.app.replace('-', '_')}"
         deflate = "--ws-per-message-deflate" if work.deflate else "--no-ws-per-message-deflate"
         return [
-            f"{_PROGRAMS}/trio-ws-server", *options, "--port", str(port), "--log-level", "warning",
-            "--no-access-log", deflate, app,
+            *program, "--port", str(port), "--log-level", "warning", "--no-access-log", "--lifespan", "off",
+            deflate, *_pings(work), *("--native",) * native, app,
         ]  # fmt: skip
 
     return command
@@ -47,7 +48,7 @@ def _uvicorn(protocol: str) -> Callable[[Work, int], list[str]]:
         return [
             f"{_PROGRAMS}/uvicorn", "--port", str(port), "--loop", "uvloop", "--http", "httptools",
             "--ws", protocol, "--ws-per-message-deflate", str(work.deflate), "--lifespan", "off",
-            "--log-level", "warning", "--no-access-log", _asgi_app(work),
+            "--log-level", "warning", "--no-access-log", *_pings(work), _asgi_app(work),
         ]  # fmt: skip
 
     return command
@@ -66,6 +67,10 @@ def _hypercorn(work: Work, port: int) -> list[str]:
         f"{_PROGRAMS}/hypercorn", "--bind", f"127.0.0.1:{port}", "--worker-class", "trio", "--workers", "0",
         "--log-level", "warning", _asgi_app(work),
     ]  # fmt: skip
+
+
+def _pings(work: Work) -> list[str]:
+    return [] if work.ping_interval is None else ["--ws-ping-interval", str(work.ping_interval)]
 
 
 def _asgi_app(work: Work) -> str:
@@ -87,15 +92,13 @@ def _yardstick(_work: Work, port: int) -> list[str]:
 SERVERS = {
     server.name: server
     for server in [
-        Server("asgi", "trio-ws-server, ASGI", ("trio-ws-server", "trio"), _ours("--lifespan", "off")),
-        Server(
-            "native", "trio-ws-server, native", ("trio-ws-server", "trio"), _ours("--native", native=True)
-        ),
+        Server("asgi", "trio-ws-server, ASGI", ("trio-ws-server", "trio"), _ours(_COMMAND)),
+        Server("native", "trio-ws-server, native", ("trio-ws-server", "trio"), _ours(_COMMAND, native=True)),
         Server(
             "streams",
             "trio-ws-server, ASGI, over streams",
             ("trio-ws-server", "trio"),
-            _ours("--lifespan", "off"),
+            _ours(sys.executable, "-m", "benchmarks.streams"),
         ),
         Server(
             "uvicorn-websockets",

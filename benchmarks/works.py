@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from math import ceil
 from typing import TYPE_CHECKING, Literal
 
 from benchmarks import frames
@@ -23,6 +24,7 @@ class Quantity(Enum):
     RATE = "/s"
     MEMORY = "KiB"
     LATENCY = "ms"
+    CPU = "µs of CPU"
 
     @property
     def more_is_better(self) -> bool:
@@ -38,6 +40,8 @@ class Quantity(Enum):
                 return measurement.connection_bytes / KIB
             case Quantity.LATENCY:
                 return measurement.latency_99 * 1000
+            case Quantity.CPU:
+                return measurement.cpu_seconds * 1e6
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,11 +50,15 @@ class Work:
 
     name: str
     title: str
-    mode: Literal["echo", "rate", "fan-out", "connect", "idle"] = "echo"
+    mode: Literal["echo", "rate", "fan-out", "connect", "idle", "keepalive"] = "echo"
     connections: int
     in_flight: int = 1
     frames: Callable[[], list[bytes]]
     deflate: bool = False
+    ping_interval: float | None = None
+    """Seconds after which the server is to send a ping; None: what it does by itself."""
+    rounds: int | None = None
+    """How many rounds have it, where it takes long; None: all."""
 
     @property
     def app(self) -> Literal["echo", "fan-out"]:
@@ -65,7 +73,14 @@ class Work:
     @property
     def quantity(self) -> Quantity:
         """What is compared in this work."""
-        return {"idle": Quantity.MEMORY, "rate": Quantity.LATENCY}.get(self.mode, Quantity.RATE)
+        others = {"idle": Quantity.MEMORY, "rate": Quantity.LATENCY, "keepalive": Quantity.CPU}
+        return others.get(self.mode, Quantity.RATE)
+
+    def window(self, seconds: float) -> float:
+        """Return for how long to measure, at least so many seconds: whole intervals of pings."""
+        if self.ping_interval is None:
+            return seconds
+        return ceil(seconds / self.ping_interval) * self.ping_interval
 
 
 _SMALL = partial(frames.texts, 16, 64)
@@ -131,6 +146,15 @@ WORKS = {
             connections=2000,
             frames=_JSON,
             deflate=True,
+        ),
+        Work(
+            name="keepalive",
+            title="a ping to each of 10,000 idle connections, every 5 s",
+            mode="keepalive",
+            connections=10_000,
+            frames=_SMALL,
+            ping_interval=5,
+            rounds=3,
         ),
     ]
 }

@@ -142,7 +142,7 @@ class OurEnd:
         self._fragments = Connection(ConnectionType.CLIENT if client else ConnectionType.SERVER, [deflate])
 
     def send(self, message: Message) -> bytes:
-        if self._end.takes_long(message):
+        if len(message) > self._end.steps_above:
             # One that is given up leaves nothing behind.
             next(given_up := self._end.compress_ahead(message[::-1]))
             given_up.close()

@@ -126,24 +126,27 @@ def check_request(stream: bytes) -> None:
     # websockets takes no other protocol beside it, which RFC 6455 section 4.2.1 allows.
     if b"," not in b",".join(field_values(request, b"upgrade")):
         assert accepted is not False, f"websockets refuses: {theirs.handshake_exc!r}"
-    enabled = check_accepting(request, handshake)
+    enabled = check_accepting(exchange, request, handshake)
     if accepted and response:
         assert enabled is ("Sec-WebSocket-Extensions" in response.headers)
 
 
-def check_accepting(request: RequestHead, handshake: ServerHandshake) -> bool:
+def check_accepting(exchange: Exchange, request: RequestHead, handshake: ServerHandshake) -> bool:
     """Accept the handshake, with header fields that came in it; return whether compression was agreed on."""
     fields = [field for field in request.headers if field[0] not in RESERVED_FIELDS | {b"host"}]
     offered = handshake.subprotocols
     for subprotocol, headers in (("not-" + "".join(offered), fields), (None, list(request.headers))):
         try:
-            handshake.accept(subprotocol=subprotocol, headers=headers, deflate=Deflate(CONFIG))
+            answer = handshake.accept(subprotocol=subprotocol, headers=headers, deflate=Deflate(CONFIG))
+            exchange.switch_protocols(answer)
         except ValueError:
             pass
         else:
             raise AssertionError(f"accepted with {subprotocol=}, {headers=}")
     deflate = Deflate(CONFIG)
-    wire = handshake.accept(subprotocol=offered[-1] if offered else None, headers=fields, deflate=deflate)
+    wire = exchange.switch_protocols(
+        handshake.accept(subprotocol=offered[-1] if offered else None, headers=fields, deflate=deflate)
+    )
     if b"client_max_window_bits=8" in wire:
         # Clients on zlib cannot do it, websockets among them; others may offer it.
         return deflate.enabled()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import itertools
 import re
+import time
 import tracemalloc
 from datetime import UTC
 from email.utils import parsedate_to_datetime
@@ -623,6 +624,16 @@ async def test_a_response_has_the_headers_that_the_configuration_asks_for_each_o
         assert headers[b"server"] == b"ours"
         assert headers[b"x-frame-options"] == b"SAMEORIGIN"
         assert parsedate_to_datetime(headers[b"date"].decode()).tzinfo is UTC
+
+
+async def test_each_response_has_the_date_of_its_second(monkeypatch: pytest.MonkeyPatch) -> None:
+    dates = []
+    for now in (0.0, 0.9, 1.0, 86_400.0):
+        monkeypatch.setattr(time, "time", lambda now=now: now)
+        async with serving(empty, config=Config(access_log=False)) as client:
+            response, _ = await client.request()
+        dates.append(parsedate_to_datetime(dict(response.headers)[b"date"].decode()).timestamp())
+    assert dates == [0, 0, 1, 86_400]
 
 
 async def test_responding_to_a_client_that_has_gone_is_no_error() -> None:

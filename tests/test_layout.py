@@ -37,9 +37,10 @@ ORDER = """
     transport.socket transport.stream transport.tls
     transport.base
     transport.engine
-    transport.poller transport.timers scheduling
+    transport.poller transport.timers
     peer
     listeners tls
+    scheduling
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames

@@ -109,6 +109,44 @@ async def test_a_connection_to_the_address_listened_on_is_accepted() -> None:
             await stream.aclose()
 
 
+async def test_connections_that_wait_are_accepted_32_at_a_time_before_others_have_their_turn() -> None:
+    turns = 0
+
+    async def count_turns() -> None:
+        nonlocal turns
+        while True:
+            await trio.lowlevel.checkpoint()
+            turns += 1
+
+    with closing_all(await open_listeners(hosts=["127.0.0.1"], port=0, backlog=96)) as [listener]:
+        clients = [socket.create_connection(listener.sock.getsockname()) for _ in range(96)]
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(count_turns)
+            while not turns:
+                await trio.lowlevel.checkpoint()
+            turns = 0
+            streams = [await listener.accept() for _ in clients]
+            assert turns in (2, 3, 4)
+            nursery.cancel_scope.cancel()
+        assert {peer_address(stream) for stream in streams} == {client.getsockname() for client in clients}
+        for sock in clients:
+            sock.close()
+        for stream in streams:
+            stream.socket.close()
+
+
+async def test_a_cancelled_accept_leaves_the_connection_to_the_next() -> None:
+    with closing_all(await open_tcp("127.0.0.1")) as [listener]:
+        async with await open_stream_to_socket_listener(listener.socket_listener) as client:
+            for _ in range(32):
+                with trio.CancelScope() as scope:
+                    scope.cancel()
+                    await listener.accept()
+                assert scope.cancelled_caught
+            async with await listener.accept() as stream:
+                assert peer_address(stream) == client.socket.getsockname()
+
+
 async def test_an_ipv4_listener_says_its_address() -> None:
     with closing_all(await open_tcp("127.0.0.1")) as [listener]:
         port = port_of(listener)

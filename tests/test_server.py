@@ -97,6 +97,12 @@ class ListeningSocket(trio.socket.SocketType):
                     waiting.close()
 
 
+def listener_on(network: ListeningSocket) -> BoundListener:
+    """Return what a server is given to listen on, on which nobody can be accepted without a wait."""
+    with socket.socket() as nobody:
+        return BoundListener(trio.SocketListener(network), nobody, ("192.0.2.2", 80))
+
+
 class DataSocket(trio.socket.SocketType):
     """A connection's socket on which some calls have outcomes of their own: an exception, or what they return."""
 
@@ -146,7 +152,7 @@ async def running(
 ) -> AsyncGenerator[tuple[Server, ListeningSocket]]:
     """Run a server on a listening socket of ours; at last shut it down, and see that it closes that."""
     network = ListeningSocket()
-    server = Server([BoundListener(trio.SocketListener(network), ("192.0.2.2", 80))], config, tls=tls)
+    server = Server([listener_on(network)], config, tls=tls)
 
     async def run() -> None:
         with server.scope:
@@ -818,7 +824,7 @@ async def test_the_lifespan_has_its_time_however_long_the_cancelled_connections_
                 await trio.sleep(10)
 
     network = ListeningSocket()
-    server = Server([BoundListener(trio.SocketListener(network), ("192.0.2.2", 80))], CONFIG)
+    server = Server([listener_on(network)], CONFIG)
 
     async def visit() -> None:
         client = await network.client()
@@ -838,7 +844,7 @@ async def test_the_lifespan_has_its_time_however_long_the_cancelled_connections_
 
 async def test_shutting_down_before_running_serves_nobody() -> None:
     network = ListeningSocket()
-    server = Server([BoundListener(trio.SocketListener(network), ("192.0.2.2", 80))], CONFIG)
+    server = Server([listener_on(network)], CONFIG)
     server.shut_down()
     await server.run(Hello())
     assert network.closed

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from contextlib import contextmanager
 from enum import Enum
 from http import HTTPStatus
 from ipaddress import IPv6Address, ip_address
@@ -23,7 +22,7 @@ import trio
 from trio_ws_server.logs import logger
 
 if TYPE_CHECKING:
-    from collections.abc import Generator, Hashable
+    from collections.abc import Hashable, Sequence
 
     from trio_ws_server.config import Config
     from trio_ws_server.headers import RequestHead
@@ -74,11 +73,12 @@ class Admission:
         """The last one turned away, for the report."""
         self._next_report = -math.inf
 
-    @contextmanager
-    def place(self, peer: Peer) -> Generator[Verdict, None, None]:
-        """Decide on a new connection; what place it gets is taken for the length of the ``with``."""
-        places: list[tuple[_Limit, Hashable]] = [(self._total, None)]
-        if peer.client is not None and self._per_ip.most is not None:
+    def place(self, peer: Peer) -> Place:
+        """Decide on a new connection; what place it gets is taken for the length of a ``with``."""
+        places: list[tuple[_Limit, Hashable]] = []
+        if self._total.most is not None:
+            places.append((self._total, None))
+        if self._per_ip.most is not None and peer.client is not None:
             places.append((self._per_ip, _counted_as(peer.client[0])))
         verdict = Verdict.ADMITTED
         if reached := next((limit for limit, holder in places if limit.reached(holder)), None):
@@ -88,20 +88,15 @@ class Admission:
                 verdict, places = Verdict.REFUSED, [(self._refused, None)]
             self._turned_away[verdict] += 1
             self._last = f"{peer}, beyond {reached.option} {reached.most}"
-            self._report_if_due()
-        for limit, holder in places:
-            limit.take(holder)
-        try:
-            yield verdict
-        finally:
-            for limit, holder in places:
-                limit.give_back(holder)
-            # Here too, so that the end of a flood is reported without another one.
-            self._report_if_due()
+            self.report_if_due()
+        return Place(self, verdict, tuple(places))
 
-    def _report_if_due(self) -> None:
+    def report_if_due(self) -> None:
+        """Log how many have been turned away, if any have been since the last time, and that was long ago."""
+        if not self._turned_away:
+            return
         now = trio.current_time()
-        if not self._turned_away or now < self._next_report:
+        if now < self._next_report:
             return
         logger.warning(
             "Answered %d connections with 503 and dropped %d; the last was %s",
@@ -111,6 +106,30 @@ class Admission:
         )
         self._turned_away.clear()
         self._next_report = now + REPORT_INTERVAL
+
+
+class Place:
+    """What a connection has of the limits, for the length of a ``with``; a generator would take 500 bytes more."""
+
+    __slots__ = ("_admission", "_taken", "_verdict")
+
+    def __init__(
+        self, admission: Admission, verdict: Verdict, taken: Sequence[tuple[_Limit, Hashable]]
+    ) -> None:
+        self._admission = admission
+        self._verdict = verdict
+        self._taken = taken
+
+    def __enter__(self) -> Verdict:
+        for limit, holder in self._taken:
+            limit.take(holder)
+        return self._verdict
+
+    def __exit__(self, *_: object) -> None:
+        for limit, holder in self._taken:
+            limit.give_back(holder)
+        # Here too, so that the end of a flood is reported without another one.
+        self._admission.report_if_due()
 
 
 class Unavailable:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -17,8 +16,6 @@ from trio_ws_server.protocol.http1 import BadRequest
 from trio_ws_server.upgrade import Upgrade
 
 if TYPE_CHECKING:
-    from collections.abc import Awaitable, Callable
-
     from trio_ws_server.application import Application
     from trio_ws_server.config import Config
     from trio_ws_server.headers import RequestHead
@@ -70,11 +67,12 @@ class Connection:
 
     async def _serve_http(self, request: RequestHead) -> None:
         started = trio.current_time()
-        http = self._http
+        failed = False
         try:
-            failed = await self._call(
-                partial(self._application.http, http, request, self._peer), request, lambda: http.client_ended
-            )
+            try:
+                await self._application.http(self._http, request, self._peer)
+            except BaseException as raised:
+                failed = self._report(raised, request, client_gone=self._http.client_ended)
             await self._complete_response(request, failed)
         finally:
             self._log_request(request, started)
@@ -82,13 +80,15 @@ class Connection:
     async def _serve_websocket(self, request: RequestHead, handshake: ServerHandshake) -> bool:
         """Serve a WebSocket to its end; return whether it was accepted: otherwise, it has been HTTP."""
         started = trio.current_time()
+        failed = False
         self._upgrade = upgrade = Upgrade(self._http, request, handshake, self._peer, self._config)
         try:
             if self._closing is not None:
                 upgrade.start_closing(self._closing)
-            failed = await self._call(
-                partial(self._application.websocket, upgrade), request, lambda: upgrade.client_gone
-            )
+            try:
+                await self._application.websocket(upgrade)
+            except BaseException as raised:
+                failed = self._report(raised, request, client_gone=upgrade.client_gone)
             if upgrade.websocket is None:
                 await self._complete_response(request, failed)
             else:
@@ -102,19 +102,13 @@ class Connection:
             elif self._config.access_log:
                 log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
 
-    async def _call(
-        self, call: Callable[[], Awaitable[None]], request: RequestHead, client_gone: Callable[[], bool]
-    ) -> bool:
-        """Run the application; return whether it failed."""
-        try:
-            await call()
-        except BaseException as raised:
-            own, passed = split(raised)
-            failed = own is not None and report(own, self._line(request), client_gone=client_gone())
-            if passed is not None:
-                raise passed from None
-            return failed
-        return False
+    def _report(self, raised: BaseException, request: RequestHead, *, client_gone: bool) -> bool:
+        """Log what came out of the application, but let pass what is not its own; return whether it failed."""
+        own, passed = split(raised)
+        failed = own is not None and report(own, self._line(request), client_gone=client_gone)
+        if passed is not None:
+            raise passed from None
+        return failed
 
     async def _complete_response(self, request: RequestHead, failed: bool) -> None:
         """

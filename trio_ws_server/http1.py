@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from email.utils import formatdate
+from functools import lru_cache
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -193,7 +194,7 @@ class HttpConnection:
         fields.extend(field for field in self._config.response_headers if field[0].lower() not in present)
         present.update(name.lower() for name, _ in self._config.response_headers)
         if self._config.date_header and b"date" not in present:
-            fields.append((b"date", formatdate(time.time(), usegmt=True).encode()))
+            fields.append((b"date", _date(int(time.time()))))
         if self._config.server_header and b"server" not in present:
             fields.append((b"server", b"trio-ws-server"))
         return fields
@@ -225,8 +226,8 @@ class HttpConnection:
         if self._eof:
             receiver.eof_received()
         self._changes.announce()
-        # Nobody asks for it any more, and what h11 holds would stay as long as the connection.
-        del self._exchange
+        # Nobody asks for them any more, and what h11 holds would stay as long as the connection.
+        del self._exchange, self._body_pace
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""
@@ -309,20 +310,24 @@ class HttpConnection:
     async def _request_head(self) -> RequestHead | None:
         """Wait for a request's head; None if the client ends or idles, or the connection is being drained."""
         idle_timeout = self._config.handshake_timeout if self._first else self._config.keep_alive_timeout
-        await self._changes.in_time(
+        await self._in_time(
             lambda: self._exchange.begun or self._eof or self._draining, trio.current_time() + idle_timeout
         )
         if not self._exchange.begun:
             return None
         deadline = trio.current_time() + self._config.handshake_timeout
+        in_time = True
         while (request := self._exchange.next_request()) is None:
             if self._eof or self._draining:
                 return None
-            if not await self._data_or(lambda: self._eof or self._draining, deadline):
+            if not in_time:
                 raise BadRequest(
                     f"the request's head did not arrive within {self._config.handshake_timeout:g} seconds",
                     HTTPStatus.REQUEST_TIMEOUT,
                 )
+            await self._data_or(lambda: self._eof or self._draining, deadline)
+            # What came late was the last to be looked at: there may be more of it all the time.
+            in_time = trio.current_time() < deadline
         self._resume_reading()
         return request
 
@@ -333,7 +338,14 @@ class HttpConnection:
         Returns False where the deadline is over instead.
         """
         seen = self._exchange.unread
-        return await self._changes.in_time(lambda: self._exchange.unread != seen or condition(), deadline)
+        return await self._in_time(lambda: self._exchange.unread != seen or condition(), deadline)
+
+    async def _in_time(self, condition: Callable[[], bool], deadline: float) -> bool:
+        """Wait for the condition, about this connection, until the deadline; return whether it is true."""
+        if await self.transport.timers.in_time(self._changes, condition, deadline):
+            return True
+        self.transport.look()
+        return condition()
 
     async def _next_body(self, given_up: Callable[[], bool]) -> bytes:
         """Do as `receive_body` says, but raise once the condition, about this object, is true."""
@@ -388,6 +400,12 @@ class HttpConnection:
                 skipped += len(piece)
         except ClientDisconnected:
             return
+
+
+@lru_cache(maxsize=1)
+def _date(second: int) -> bytes:
+    """Return the value of a Date field. It is made once a second: that takes longer than all else in a head."""
+    return formatdate(second, usegmt=True).encode()
 
 
 def _broken_body(error: BadRequest) -> ClientDisconnected:

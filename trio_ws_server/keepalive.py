@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 class SentPing:
     """A ping, and when its pong came."""
 
+    payload: bytes
     sent_at: float
     answered_at: float | None = None
 
@@ -47,7 +48,7 @@ class Pings:
 
     def sent(self, payload: bytes) -> SentPing:
         """Take note of a ping that is sent now."""
-        ping = self._sent[payload] = SentPing(trio.current_time())
+        ping = self._sent[payload] = SentPing(payload, trio.current_time())
         return ping
 
     def answered(self, payload: bytes) -> bool:
@@ -64,17 +65,17 @@ class Pings:
                 break
         return True
 
-    def forget(self, payload: bytes, ping: SentPing) -> None:
+    def forget(self, ping: SentPing) -> None:
         """Wait for the answer no more. One that is answered is not there any more, and another may be."""
-        if self._sent.get(payload) is ping:
-            del self._sent[payload]
+        if self._sent.get(ping.payload) is ping:
+            del self._sent[ping.payload]
 
 
 class Monitored(Protocol):
     """A connection, as its keepalive knows it."""
 
-    heard_at: float
-    """When the peer last showed a sign of life, or could have shown none because we did not listen."""
+    listening_since: float
+    """Before this time, nothing of what the peer sent may have been taken."""
 
     @property
     def listening(self) -> bool:
@@ -83,6 +84,9 @@ class Monitored(Protocol):
     def send_ping(self) -> SentPing | None:
         """Send a ping; None where the connection is no longer open."""
 
+    def repeat_ping(self, ping: SentPing) -> None:
+        """Send a ping again that is not answered."""
+
     def ping_timed_out(self) -> None:
         """Fail the connection."""
 
@@ -90,6 +94,7 @@ class Monitored(Protocol):
 class Keepalive:
     """
     Sends a ping ``ping_interval`` seconds after the last one was answered, and gives it ``ping_timeout`` seconds.
+    While there is nothing to be learned from its answer, it is repeated: proxies, too, drop what seems idle.
 
     Any byte from the peer is a sign of life: one in the middle of a long message cannot answer before its end. So
     is taking what was sent before the ping. While our own application lets the inbox be full, or what has been read
@@ -130,6 +135,8 @@ class Keepalive:
     def _look(self) -> None:
         """Do what is due, and say when to look again."""
         assert self._interval is not None
+        if self._ping is not None and self._ping.answered_at is None:
+            self._transport.look()
         now = trio.current_time()
         if self._ping is None:
             self._send_ping(now)
@@ -153,13 +160,22 @@ class Keepalive:
             self._taken_at = self._transport.taken_at
             if self._transport.taken >= self._mark:
                 self._mark = None
-        deadline = max(self._taken_at, self._connection.heard_at) + self._timeout
+        heard_at = max(self._transport.received_at, self._connection.listening_since)
+        deadline = max(self._taken_at, heard_at) + self._timeout
         if not self._connection.listening:
             deadline = now + self._timeout
         if deadline <= now:
             self._connection.ping_timed_out()
-        else:
-            self._look_again(deadline, now)
+            return
+        if deadline == math.inf or not self._connection.listening:
+            self._repeat_ping(now)
+        self._look_again(deadline, now)
+
+    def _repeat_ping(self, now: float) -> None:
+        assert self._interval is not None
+        assert self._ping is not None
+        if self._ping.sent_at + self._interval <= now:
+            self._connection.repeat_ping(self._ping)
 
     def _look_again(self, deadline: float, now: float) -> None:
         """Look at the deadline, or earlier if the next ping can be due before it."""

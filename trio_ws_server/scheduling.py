@@ -28,43 +28,30 @@ class Changes:
     __slots__ = ("_waiting",)
 
     def __init__(self) -> None:
-        self._waiting: dict[trio.lowlevel.Task, None] = {}
+        self._waiting: list[trio.lowlevel.Task] = []
 
     def announce(self) -> None:
         """Wake every waiting task."""
         if self._waiting:
-            waiting, self._waiting = self._waiting, {}
+            waiting, self._waiting = self._waiting, []
             for task in waiting:
                 trio.lowlevel.reschedule(task)
 
-    async def next(self) -> None:
-        """Wait for the next change; a checkpoint in every case."""
+    def next(self) -> Awaitable[object]:
+        """Wait for the next change, when awaited, as must be done at once; a checkpoint in every case."""
         task = trio.lowlevel.current_task()
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            del self._waiting[task]
+            self._waiting.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiting[task] = None
-        await trio.lowlevel.wait_task_rescheduled(give_up)
+        self._waiting.append(task)
+        return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 (for the caller to await)
 
     async def until(self, condition: Callable[[], bool]) -> None:
         """Wait until ``condition()`` is true; return at once, without a checkpoint, if it is already."""
         while not condition():
             await self.next()
-
-    async def in_time(self, condition: Callable[[], bool], deadline: float) -> bool:
-        """
-        Do as `until` does, but no longer than to the deadline; return whether the condition is true.
-
-        What came while the process stood still, past the deadline, came in time: before the last look, whoever
-        takes it from the network has a turn.
-        """
-        with trio.move_on_at(deadline):
-            await self.until(condition)
-            return True
-        await trio.lowlevel.checkpoint()
-        return condition()
 
 
 _calls = itertools.count(1)

@@ -173,19 +173,28 @@ class Server:
             logger.error("%s: internal error, connection dropped", peer, exc_info=group)
         finally:
             access_logger.debug("%s disconnected", peer)
-            await trio.aclose_forcefully(stream)
+            # If nobody has taken it over. A stream's `aclose` would yield, which costs more than to close it.
+            stream.socket.close()
 
     async def _serve_with(
-        self, application: Application, stream: trio.SocketStream, peer: Peer, config: Config
+        self, application: Application, socket_stream: trio.SocketStream, peer: Peer, config: Config
     ) -> None:
         """Serve one connection, with TLS if that is spoken here."""
-        if self._tls is None:
-            await self._run(application, stream, peer, config)
-            return
-        tls_stream = TLSStream(stream, self._tls.context)
-        if await self._agree(tls_stream, peer):
+        stream: Stream = socket_stream
+        if self._tls is not None:
+            stream = tls_stream = TLSStream(socket_stream, self._tls.context)
+            if not await self._agree(tls_stream, peer):
+                return
             peer = peer._replace(tls=(tls_stream.tls.ssl_object, self._tls))
-            await self._run(application, tls_stream, peer, config)
+        async with open_transport(stream, config, self._engine) as transport:
+            connection = Connection(transport, peer, application, config)
+            self._connections.add(connection)
+            if self._shutdown_requested.is_set():
+                self._begin_drain(connection)
+            try:
+                await connection.run()
+            finally:
+                self._connections.discard(connection)
 
     async def _agree(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
@@ -213,17 +222,6 @@ class Server:
             async with open_transport(stream.stream, self._config, self._engine) as transport:
                 await transport.shutdown(linger=self._config.keep_alive_timeout)
         return False
-
-    async def _run(self, application: Application, stream: Stream, peer: Peer, config: Config) -> None:
-        async with open_transport(stream, config, self._engine) as transport:
-            connection = Connection(transport, peer, application, config)
-            self._connections.add(connection)
-            if self._shutdown_requested.is_set():
-                self._begin_drain(connection)
-            try:
-                await connection.run()
-            finally:
-                self._connections.discard(connection)
 
     async def _drain(self) -> None:
         """Tell every connection of the shutdown: WebSockets at their random times, all others at once."""

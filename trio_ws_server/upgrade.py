@@ -57,9 +57,10 @@ class Upgrade:
         offered or header fields that cannot be sent; nothing has been sent then.
         """
         deflate = Deflate(self._config) if self._config.per_message_deflate else None
-        response = self._handshake.accept(
+        fields = self._handshake.accept(
             subprotocol=subprotocol, headers=self.http.with_default_headers(headers), deflate=deflate
         )
+        response = self.http.exchange.switch_protocols(fields)
         websocket = WebSocket(
             self.http.transport,
             WebSocketProtocol(self._config, client=False, deflate=deflate),

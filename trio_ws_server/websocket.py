@@ -29,6 +29,7 @@ from trio_ws_server.scheduling import Changes, pace
 if TYPE_CHECKING:
     from trio_ws_server.close_codes import Close
     from trio_ws_server.config import Config
+    from trio_ws_server.errors import ConnectionClosed
     from trio_ws_server.headers import Request
     from trio_ws_server.protocol.websocket import WebSocketProtocol
     from trio_ws_server.transport import Transport
@@ -37,7 +38,10 @@ MAX_PING_PAYLOAD = 125
 """RFC 6455 section 5.5."""
 
 EVENTS_PER_TURN = 64
-"""Frames that are taken before other tasks get their turn: a few ms, while one read can bring 10,000 frames."""
+"""Frames that are taken before other tasks get their turn: one read can bring 40,000."""
+
+EVENTS_AT_THE_END = 4096
+"""Frames that are taken, into an inbox however full, when the connection is lost and no other turn comes."""
 
 PAYLOAD_PER_TURN = 256 * 1024
 """Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
@@ -94,16 +98,14 @@ class WebSocket:
         """Of all else."""
         self._peer_eof = False
         self._closing = False
-        self._ended = False
         self._failing = False
         self._reading_paused = False
         self._paused_at = 0.0
-        self._behind = False
         self._catching_up = False
         self._compressing = False
         self._pings = Pings()
         self._pong_owed: bytes | None = None
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         self._keepalive = Keepalive(self, transport, config)
         transport.receiver = self
 
@@ -123,8 +125,7 @@ class WebSocket:
         """
         message = await self.next_message()
         if message is None:
-            await self._changes.until(lambda: self._protocol.state is State.CLOSED)
-            raise self._protocol.closed_error()
+            raise await self._closed_error()
         return message
 
     def __aiter__(self) -> Self:
@@ -133,10 +134,11 @@ class WebSocket:
 
     async def __anext__(self) -> str | bytes:
         """Do as `recv` does, but end the iteration where that raises `ConnectionClosedOK`."""
-        try:
-            return await self.recv()
-        except ConnectionClosedOK:
-            raise StopAsyncIteration from None
+        message = await self.next_message()
+        if message is None:
+            error = await self._closed_error()
+            raise StopAsyncIteration if isinstance(error, ConnectionClosedOK) else error
+        return message
 
     async def send(self, message: str | bytes | bytearray | memoryview) -> None:
         """
@@ -149,18 +151,18 @@ class WebSocket:
         for a ``str`` that is not Unicode text.
         """
         await pace()
-        if isinstance(message, (bytearray, memoryview)):
+        if not isinstance(message, (str, bytes)):
+            if not isinstance(message, (bytearray, memoryview)):
+                raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
             message = bytes(message)
-        elif not isinstance(message, (str, bytes)):
-            raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
-        transport = self._transport
+        protocol, transport = self._protocol, self._transport
         # Before as well as after: one message each of many who gave up on waiting would be too much.
-        while (self._compressing or transport.congested) and self._protocol.state is _OPEN:
+        while (self._compressing or transport.congested) and protocol.state is _OPEN:
             await self._changes.until(lambda: not self._compressing)
             await self._room_to_send()
-        if self._protocol.takes_long(message):
+        if len(message) > protocol.steps_above and protocol.state is _OPEN:
             await self._compress_ahead(message)
-        frame = self._protocol.send_message(message)
+        frame = protocol.send_message(message)
         if self._inbox:
             transport.write_soon(frame)
         else:
@@ -194,11 +196,9 @@ class WebSocket:
         self._transport.write(self._protocol.send_ping(payload))
         ping = self._pings.sent(payload)
         try:
-            await self._changes.until(
-                lambda: ping.answered_at is not None or self._protocol.state is State.CLOSED
-            )
+            await self._changes.until(lambda: ping.answered_at is not None or self._over)
         finally:
-            self._pings.forget(payload, ping)
+            self._pings.forget(ping)
         if ping.answered_at is None:
             raise self._protocol.closed_error()
         return ping.answered_at - ping.sent_at
@@ -236,12 +236,13 @@ class WebSocket:
 
     async def next_message(self) -> str | bytes | None:
         """Return the next message, or None when there is none and the connection is no longer open."""
-        if self._inbox or self._nothing_more:
+        if self._inbox:
             # Who has to wait is seen to by that.
             await pace()
         while not self._inbox:
-            if self._nothing_more:
-                # Whoever comes for more has answered what came before, as far as it ever will.
+            if not self._protocol.receiving or self._transport.lost:
+                await pace()
+                # One task that receives has answered what came before when it comes for more.
                 self._give_up()
                 return None
             self._transport.push()
@@ -265,7 +266,7 @@ class WebSocket:
 
     async def until_closed(self) -> None:
         """Wait until the TCP connection is closed. Cancelling it leaves the closing handshake to go on."""
-        await self._changes.until(lambda: self._ended)
+        await self._changes.until(lambda: self._transport.lost)
 
     # What the keepalive calls.
 
@@ -280,6 +281,11 @@ class WebSocket:
         self._transport.write(self._protocol.send_ping(payload))
         return self._pings.sent(payload)
 
+    def repeat_ping(self, ping: SentPing) -> None:
+        if self._protocol.state is _OPEN:
+            self._transport.write(self._protocol.send_ping(ping.payload))
+            ping.sent_at = trio.current_time()
+
     def ping_timed_out(self) -> None:
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
         self._after_protocol()
@@ -288,7 +294,6 @@ class WebSocket:
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the peer."""
-        self.heard_at = trio.current_time()
         self._protocol.receive_data(data)
         self._take()
 
@@ -305,63 +310,80 @@ class WebSocket:
         self._changes.announce()
 
     def connection_lost(self) -> None:
-        """Take note that the transport is gone."""
+        """Take note that the transport is gone, and what it has brought before, however full the inbox is."""
         self._peer_eof = True
-        self._protocol.receive_eof()
-        self._after_protocol()
+        try:
+            self._take_events(EVENTS_AT_THE_END, overfill=True)
+            self._protocol.receive_eof()
+        finally:
+            self._after_protocol()
 
     # How.
 
-    def _take(self) -> None:
+    async def _closed_error(self) -> ConnectionClosed:
+        """Wait until the connection is closed; return what an operation on it raises."""
+        await self._changes.until(lambda: self._over)
+        return self._protocol.closed_error()
+
+    @property
+    def _over(self) -> bool:
+        """Whether the connection is closed; it is, too, where a bug of ours kept that from being known."""
+        return self._protocol.state is State.CLOSED or self._transport.lost
+
+    def _take(self) -> bool:
         """
         Take what the peer's bytes make of messages, as far as the inbox has room, and for one turn at most.
 
         The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
+        Returns whether there is to be one.
         """
+        caught_up = self._take_events(EVENTS_PER_TURN)
+        if caught_up and self._peer_eof:
+            self._protocol.receive_eof()
+        behind = not caught_up and not self._reading_paused
+        if behind and not self._catching_up:
+            self._catching_up = True
+            self._transport.pause_reading()
+            self._transport.start_soon(self._catch_up)
+        if not self._protocol.receiving:
+            self._after_protocol()
+        return behind
+
+    def _take_events(self, most: int, *, overfill: bool = False) -> bool:
+        """Take what one turn has room for, and so many events at most; return whether there are no more."""
         protocol = self._protocol
-        caught_up = False
         enough = protocol.payload_received + PAYLOAD_PER_TURN
-        for _ in range(EVENTS_PER_TURN):
-            if self._reading_paused:
-                break
+        for _ in range(most):
+            if self._reading_paused and not overfill:
+                return False
             event = protocol.next_event()
             if event is None:
-                caught_up = True
-                break
+                return True
             if event is not _INTERNAL:
                 self._take_event(event)
             if protocol.payload_received >= enough:
-                caught_up = not protocol.behind and not self._reading_paused
-                break
-        if caught_up and self._peer_eof:
-            protocol.receive_eof()
-        self._behind = not caught_up and not self._reading_paused
-        if self._behind and not self._catching_up:
-            self._catching_up = True
-            self._transport.start_soon(self._catch_up)
-        if self._nothing_more:
-            self._after_protocol()
+                return not protocol.behind
+        return False
 
     def _take_event(self, event: str | bytes | Ping | Pong) -> None:
         if self._rate_limit is not None and not self._rate_limit.allows(trio.current_time()):
             reason = f"more than {self._config.limit_message_rate} messages a second"
             self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
-            return
-        if isinstance(event, (str, bytes)):
+        elif isinstance(event, (str, bytes)):
             self._deliver(event)
         elif isinstance(event, Ping):
             self._answer_ping(event.payload)
-        else:
-            self._pong_received(event.payload)
+        elif self._pings.answered(event.payload):
+            self._changes.announce()
 
     async def _catch_up(self) -> None:
         """Take what is there turn by turn, and nothing more from the network meanwhile."""
-        self._transport.pause_reading()
-        while self._behind:
+        while True:
             await trio.lowlevel.checkpoint()
-            self._take()
+            if not self._take():
+                break
         self._catching_up = False
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         if not self._reading_paused:
             self._transport.resume_reading()
         self._changes.announce()
@@ -389,18 +411,19 @@ class WebSocket:
 
     async def _room_to_send(self) -> None:
         await self._changes.until(lambda: not self._transport.congested or self._protocol.state is not _OPEN)
-        if self._protocol.state is State.CLOSED:
+        if self._over:
             raise self._protocol.closed_error()
 
     def _deliver(self, message: str | bytes) -> None:
-        size = payload_size(message)
+        traffic = self.traffic
+        # All that has come since the message before belongs to this one.
+        size = self._protocol.payload_received - traffic.bytes_received
+        traffic.messages_received += 1
+        traffic.bytes_received += size
         if self._inbox is None:
             self._inbox = deque()
         self._inbox.append((message, size))
         self._inbox_bytes += size
-        traffic = self.traffic
-        traffic.messages_received += 1
-        traffic.bytes_received += size
         if self._inbox_full and not self._reading_paused:
             self._reading_paused = True
             self._paused_at = trio.current_time()
@@ -409,9 +432,9 @@ class WebSocket:
 
     def _resume_reading(self) -> None:
         self._reading_paused = False
-        self.heard_at = trio.current_time()
+        self.listening_since = trio.current_time()
         if self._rate_limit is not None:
-            self._rate_limit.excuse(self.heard_at - self._paused_at)
+            self._rate_limit.excuse(self.listening_since - self._paused_at)
         self._take()
         if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()
@@ -426,8 +449,6 @@ class WebSocket:
                     await self._end()
         finally:
             self._transport.abort()
-            self._ended = True
-            self._changes.announce()
 
     async def _close_taken(self) -> bool:
         """
@@ -449,13 +470,10 @@ class WebSocket:
             await self._changes.until(lambda: self._peer_eof)
         await self._transport.shutdown(linger=self._config.close_timeout)
 
-    @property
-    def _nothing_more(self) -> bool:
-        """Whether no message comes but those in the inbox."""
-        return self._protocol.state is not _OPEN or self._protocol.violation is not None
-
     def _after_protocol(self) -> None:
         """Do what follows from a call to the protocol that may have ended the open state."""
+        self._arrivals.announce()
+        self._changes.announce()
         if data := self._protocol.data_to_send():
             self._transport.write(data)
         if self._protocol.state is not _OPEN:
@@ -463,8 +481,6 @@ class WebSocket:
         elif self._protocol.violation is not None and not self._failing:
             self._failing = True
             self._transport.call_at(trio.current_time() + self._config.close_timeout, self._give_up)
-        self._arrivals.announce()
-        self._changes.announce()
 
     def _leave_open(self) -> None:
         if not self._closing:
@@ -487,7 +503,3 @@ class WebSocket:
             self._pong_owed = payload
         elif self._protocol.state is _OPEN:
             self._transport.write(self._protocol.send_pong(payload))
-
-    def _pong_received(self, payload: bytes) -> None:
-        if self._pings.answered(payload):
-            self._changes.announce()

@@ -67,6 +67,27 @@ def test_memory_must_be_at_most_the_goal(size: float, met: bool) -> None:
     assert found.met is met
 
 
+def test_what_has_no_goal_is_neither_met_nor_missed() -> None:
+    found = outcome(Comparison(WORKS["small"], "asgi", ("granian",)), [rates(asgi=200, granian=100)])
+
+    assert found is not None
+    assert found.ratios.median == 2.0
+    assert found.met is None
+
+
+def test_the_peer_that_takes_least_for_a_ping_counts() -> None:
+    this = {
+        ("keepalive", "asgi"): Measurement(rate=1, cpu_seconds=30e-6),
+        ("keepalive", "uvicorn-websockets"): Measurement(rate=1, cpu_seconds=100e-6),
+        ("keepalive", "uvicorn-sansio"): Measurement(rate=1, cpu_seconds=60e-6),
+    }
+
+    found = outcome(Comparison(WORKS["keepalive"], "asgi", ("uvicorn-websockets", "uvicorn-sansio")), [this])
+
+    assert found is not None
+    assert (found.ratios.peer, found.ratios.median) == ("uvicorn-sansio", 0.5)
+
+
 def test_a_round_in_which_either_failed_does_not_count() -> None:
     found = outcome(RATE, [rates(asgi=200, granian=100), rates(asgi=200), rates(granian=100)])
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+import itertools
 from http import HTTPStatus
 from typing import TYPE_CHECKING
 
@@ -26,6 +27,7 @@ from wsproto.events import AcceptConnection, RejectConnection, RejectData, Reque
 from tests.protocol.pieces import bytewise, cut, cuts, whole
 from trio_ws_server.config import Config
 from trio_ws_server.errors import HandshakeError
+from trio_ws_server.headers import RESERVED_FIELDS
 from trio_ws_server.protocol.deflate import Deflate
 from trio_ws_server.protocol.handshake import (
     Accepted,
@@ -59,10 +61,21 @@ def deflate() -> Deflate:
     return Deflate(Config(max_message_size=LIMIT))
 
 
+def exchange_of(stream: bytes) -> Exchange:
+    """Return the exchange that begins with this request, which has been read."""
+    exchange = Exchange(Config(max_head_size=LIMIT), leftover=stream)
+    exchange.next_request()
+    return exchange
+
+
 def parsed(stream: bytes) -> RequestHead:
-    request = Exchange(Config(max_head_size=LIMIT), leftover=stream).next_request()
+    request = exchange_of(stream).request
     assert request is not None
     return request
+
+
+def checked(stream: bytes, *allowed_origins: str) -> ServerHandshake:
+    return ServerHandshake(parsed(stream), allowed_origins)
 
 
 def request(
@@ -70,23 +83,39 @@ def request(
     line: bytes = b"GET /chat HTTP/1.1",
     without: bytes | None = None,
     **fields: bytes,
-) -> RequestHead:
+) -> bytes:
     """Return the handshake of RFC 6455 section 1.2, changed: fields left out, replaced or added."""
     replaced = {name.replace("_", "-").encode(): value for name, value in fields.items()}
     kept = {name: value for name, value in (FIELDS | replaced).items() if name != without}
     lines = [line, *(b"%s: %s" % field for field in [*kept.items(), *more]), b"", b""]
-    return parsed(b"\r\n".join(lines))
+    return b"\r\n".join(lines)
+
+
+def response_to(
+    stream: bytes,
+    *,
+    subprotocol: str | None = None,
+    headers: Sequence[tuple[bytes, bytes]] = (),
+    compression: Deflate | None = None,
+) -> bytes:
+    """Return the response that accepts the handshake."""
+    exchange = exchange_of(stream)
+    assert exchange.request is not None
+    handshake = ServerHandshake(exchange.request)
+    return exchange.switch_protocols(
+        handshake.accept(subprotocol=subprotocol, headers=headers, deflate=compression)
+    )
 
 
 def accept(
-    handshake: RequestHead,
+    stream: bytes,
     *,
     subprotocol: str | None = None,
     headers: Sequence[tuple[bytes, bytes]] = (),
     compression: Deflate | None = None,
 ) -> tuple[bytes, list[tuple[bytes, bytes]]]:
     """Return the status line of the response that accepts the handshake, and its fields in lower case."""
-    wire = ServerHandshake(handshake).accept(subprotocol=subprotocol, headers=headers, deflate=compression)
+    wire = response_to(stream, subprotocol=subprotocol, headers=headers, compression=compression)
     line, *rest = wire.removesuffix(b"\r\n\r\n").split(b"\r\n")
     pairs = (field.split(b": ", 1) for field in rest)
     return line, [(name.lower(), value) for name, value in pairs]
@@ -126,8 +155,8 @@ def test_any_key_is_answered_with_its_hash(key: bytes) -> None:
         request((b"Origin", b"null"), (b"Cookie", b"a=b")),
     ],
 )
-def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake: RequestHead) -> None:
-    assert is_upgrade(handshake)
+def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake: bytes) -> None:
+    assert is_upgrade(parsed(handshake))
     assert (b"sec-websocket-accept", ACCEPT) in accept(handshake)[1]
 
 
@@ -135,9 +164,9 @@ def test_a_handshake_is_accepted_in_any_of_the_forms_that_http_allows(handshake:
     "handshake", [request(without=b"Upgrade"), request(Upgrade=b"h2c"), request(Upgrade=b"websocket/13")]
 )
 def test_without_websocket_among_what_it_upgrades_to_a_request_is_an_ordinary_one(
-    handshake: RequestHead,
+    handshake: bytes,
 ) -> None:
-    assert not is_upgrade(handshake)
+    assert not is_upgrade(parsed(handshake))
 
 
 @pytest.mark.parametrize(
@@ -166,24 +195,22 @@ def test_without_websocket_among_what_it_upgrades_to_a_request_is_an_ordinary_on
         (request((b"Sec-WebSocket-Protocol", b'"chat"')), "Protocol"),
     ],
 )
-def test_a_handshake_that_rfc_6455_forbids_to_accept_is_refused_with_400(
-    handshake: RequestHead, what: str
-) -> None:
+def test_a_handshake_that_rfc_6455_forbids_to_accept_is_refused_with_400(handshake: bytes, what: str) -> None:
     with pytest.raises(BadRequest, match=what) as refusal:
-        ServerHandshake(handshake)
+        checked(handshake)
     assert refusal.value.status == HTTPStatus.BAD_REQUEST
 
 
 def test_a_handshake_without_a_host_is_refused_with_400() -> None:
     with pytest.raises(BadRequest, match="Host") as refusal:
-        request(without=b"Host")
+        checked(request(without=b"Host"))
     assert refusal.value.status == HTTPStatus.BAD_REQUEST
 
 
 @pytest.mark.parametrize("version", [b"8", b"7, 8", b"14", b"013", b"13, 8", b"", b"\xff"])
 def test_another_version_is_refused_with_426_and_the_one_that_is_spoken(version: bytes) -> None:
     with pytest.raises(BadRequest, match="version 13") as refusal:
-        ServerHandshake(request(Sec_WebSocket_Version=version))
+        checked(request(Sec_WebSocket_Version=version))
     assert refusal.value.status == HTTPStatus.UPGRADE_REQUIRED
     # RFC 9110 section 15.5.22 wants Upgrade, and section 7.8 Connection with it.
     assert set(refusal.value.headers) == {
@@ -193,16 +220,16 @@ def test_another_version_is_refused_with_426_and_the_one_that_is_spoken(version:
     }
 
 
-def refusal(handshake: RequestHead, *allowed_origins: str) -> tuple[HTTPStatus, str]:
+def refusal(handshake: bytes, *allowed_origins: str) -> tuple[HTTPStatus, str]:
     with pytest.raises(BadRequest) as refused:
-        ServerHandshake(handshake, allowed_origins)
+        checked(handshake, *allowed_origins)
     return refused.value.status, str(refused.value)
 
 
 def test_a_handshake_of_an_allowed_origin_is_accepted() -> None:
-    ServerHandshake(request(Origin=b"https://chat.example.com"), ("https://*.example.com",))
-    ServerHandshake(request(), ("https://*.example.com", ""))
-    ServerHandshake(request(Origin=b"https://evil.example"))
+    checked(request(Origin=b"https://chat.example.com"), "https://*.example.com")
+    checked(request(), "https://*.example.com", "")
+    checked(request(Origin=b"https://evil.example"))
 
 
 def test_a_handshake_of_an_origin_that_is_not_allowed_is_refused_with_403_which_names_it() -> None:
@@ -233,8 +260,8 @@ def test_a_malformed_handshake_is_answered_400_from_wherever_it_comes() -> None:
 
 def test_subprotocols_are_those_of_all_lines_in_order() -> None:
     offers = [(b"Sec-WebSocket-Protocol", b"v2.chat, v1.chat"), (b"sec-websocket-protocol", b",raw ")]
-    assert ServerHandshake(request(*offers)).subprotocols == ["v2.chat", "v1.chat", "raw"]
-    assert ServerHandshake(request()).subprotocols == []
+    assert checked(request(*offers)).subprotocols == ["v2.chat", "v1.chat", "raw"]
+    assert checked(request()).subprotocols == []
 
 
 @pytest.mark.parametrize("subprotocol", ["v1.chat", "v2.chat", None])
@@ -247,11 +274,11 @@ def test_the_subprotocol_chosen_is_answered_and_only_that(subprotocol: str | Non
 
 @pytest.mark.parametrize("subprotocol", ["other", "V1.chat", "", "v2.chat, v1.chat"])
 def test_a_subprotocol_that_was_not_offered_cannot_be_chosen(subprotocol: str) -> None:
-    handshake = ServerHandshake(request((b"Sec-WebSocket-Protocol", b"v2.chat, v1.chat")))
+    handshake = checked(request((b"Sec-WebSocket-Protocol", b"v2.chat, v1.chat")))
     with pytest.raises(ValueError, match=r"was not offered .* 'v2.chat', 'v1.chat'$"):
         handshake.accept(subprotocol=subprotocol, headers=[], deflate=None)
     with pytest.raises(ValueError, match="offered none"):
-        ServerHandshake(request()).accept(subprotocol=subprotocol, headers=[], deflate=None)
+        checked(request()).accept(subprotocol=subprotocol, headers=[], deflate=None)
 
 
 def test_header_fields_are_added_to_the_response_in_order() -> None:
@@ -276,10 +303,15 @@ def test_header_fields_are_added_to_the_response_in_order() -> None:
 def test_a_header_field_that_cannot_be_sent_is_an_error_and_the_handshake_can_still_be_accepted(
     field: tuple[bytes, bytes],
 ) -> None:
-    handshake = ServerHandshake(request())
+    exchange = exchange_of(request())
+    handshake = checked(request())
+
+    def accept_with(*headers: tuple[bytes, bytes]) -> bytes:
+        return exchange.switch_protocols(handshake.accept(subprotocol=None, headers=headers, deflate=None))
+
     with pytest.raises(ValueError, match=r"(?i)header"):
-        handshake.accept(subprotocol=None, headers=[field], deflate=None)
-    assert handshake.accept(subprotocol=None, headers=[], deflate=None).startswith(b"HTTP/1.1 101 ")
+        accept_with(field)
+    assert accept_with().startswith(b"HTTP/1.1 101 ")
 
 
 @pytest.mark.parametrize(
@@ -329,6 +361,54 @@ def test_an_offer_of_compression_is_declined_where_none_is_wanted() -> None:
     assert b"sec-websocket-extensions" not in dict(accept(offered)[1])
 
 
+token = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=10)
+added_fields = st.tuples(
+    token.map(str.encode).filter(lambda name: name.lower() not in RESERVED_FIELDS),
+    st.text("!09azAZ\xe4,;= \t", max_size=12).map(lambda value: value.strip().encode("latin-1")),
+)
+offered_extensions = st.sampled_from(
+    [
+        b"permessage-deflate",
+        b"permessage-deflate; client_max_window_bits, permessage-deflate; server_max_window_bits=10",
+        b"permessage-deflate; server_no_context_takeover; client_no_context_takeover",
+        b"permessage-deflate; server_max_window_bits=7",
+        b"x-unknown; a=b",
+    ]
+)
+
+
+@given(
+    st.binary(min_size=16, max_size=16).map(base64.b64encode),
+    st.lists(st.lists(token, min_size=1, max_size=3), max_size=2),
+    st.lists(offered_extensions, max_size=2),
+    st.lists(added_fields, max_size=3),
+    st.booleans(),
+    st.data(),
+)
+def test_any_handshake_is_answered_with_the_very_bytes_that_wsproto_answers_it_with(
+    key: bytes,
+    subprotocols: list[list[str]],
+    extensions: list[bytes],
+    added: list[tuple[bytes, bytes]],
+    compressed: bool,
+    data: st.DataObject,
+) -> None:
+    stream = request(
+        *((b"Sec-WebSocket-Protocol", ", ".join(line).encode()) for line in subprotocols),
+        *((b"Sec-WebSocket-Extensions", line) for line in extensions),
+        Sec_WebSocket_Key=key,
+    )
+    chosen = data.draw(st.sampled_from([None, *itertools.chain(*subprotocols)]))
+    peer = WSConnection(ConnectionType.SERVER)
+    peer.receive_data(stream)
+    accepting = AcceptConnection(
+        subprotocol=chosen, extensions=[deflate()] if compressed else [], extra_headers=added
+    )
+    assert response_to(
+        stream, subprotocol=chosen, headers=added, compression=deflate() if compressed else None
+    ) == peer.send(accepting)
+
+
 names = st.sampled_from(
     [*FIELDS, b"Sec-WebSocket-Protocol", b"Sec-WebSocket-Extensions", b"Content-Length", b"A"]
 )
@@ -345,14 +425,14 @@ def test_any_header_fields_are_accepted_or_refused_and_nothing_else_comes_of_the
     more: list[tuple[bytes, bytes]], without: set[bytes]
 ) -> None:
     fields = [field for field in FIELDS.items() if field[0] not in without] + more
-    lines = [b"GET / HTTP/1.1", *(b"%s: %s" % field for field in fields), b"", b""]
+    stream = b"\r\n".join([b"GET / HTTP/1.1", *(b"%s: %s" % field for field in fields), b"", b""])
     try:
-        handshake = ServerHandshake(parsed(b"\r\n".join(lines)))
+        handshake = checked(stream)
     except BadRequest:
         return
     for subprotocol in [None, *handshake.subprotocols]:
-        wire = handshake.accept(subprotocol=subprotocol, headers=[], deflate=deflate())
-        assert wire.startswith(b"HTTP/1.1 101 ")
+        response = response_to(stream, subprotocol=subprotocol, compression=deflate())
+        assert response.startswith(b"HTTP/1.1 101 ")
 
 
 # The client's side
@@ -379,7 +459,7 @@ def client(
 
 def accepting(handshake: ClientHandshake) -> bytes:
     """Return a plain response that accepts the handshake."""
-    return ServerHandshake(parsed(handshake.request())).accept(subprotocol=None, headers=[], deflate=None)
+    return response_to(handshake.request())
 
 
 def outcome_of(
@@ -557,8 +637,7 @@ def test_a_response_in_which_a_field_is_repeated_that_may_be_there_once_fails_th
     name: bytes,
 ) -> None:
     handshake = client(subprotocols=["chat"], compression=deflate())
-    chosen = ServerHandshake(parsed(handshake.request()))
-    response = chosen.accept(subprotocol="chat", headers=[], deflate=deflate())
+    response = response_to(handshake.request(), subprotocol="chat", compression=deflate())
     [line] = [line for line in response.split(b"\r\n") if line.lower().startswith(name.lower())]
     with pytest.raises(HandshakeError, match="more than one"):
         handshake.receive_data(changed(response, b"\r\n\r\n", b"\r\n%s\r\n\r\n" % line))
@@ -638,8 +717,10 @@ def test_the_websockets_client_is_served(compressed: bool) -> None:
     )
     peer.send_request(peer.connect())
     compression = deflate()
-    handshake = ServerHandshake(parsed(b"".join(peer.data_to_send())))
-    peer.receive_data(handshake.accept(subprotocol="v1.chat", headers=[(b"a", b"b")], deflate=compression))
+    asked = b"".join(peer.data_to_send())
+    peer.receive_data(
+        response_to(asked, subprotocol="v1.chat", headers=[(b"a", b"b")], compression=compression)
+    )
     [response] = peer.events_received()
     assert isinstance(response, WebsocketsResponse)
     assert (peer.state.name, peer.subprotocol, response.headers["a"]) == ("OPEN", "v1.chat", "b")
@@ -699,19 +780,16 @@ def test_the_wsproto_server_rejects_the_client() -> None:
     assert outcome_of(handshake, [response]) == Rejected(503, [(b"content-length", b"4")], b"busy")
 
 
-token = st.text("!#$%&'*+-.^_`|~09azAZ", min_size=1, max_size=10)
-
-
 @given(st.lists(token, unique=True, max_size=4), st.booleans(), st.booleans(), st.data())
 def test_both_sides_agree_on_subprotocol_and_compression(
     offered: list[str], ours: bool, theirs: bool, data: st.DataObject
 ) -> None:
     client_compression, server_compression = deflate(), deflate()
     handshake = client(subprotocols=offered, compression=client_compression if ours else None)
-    server = ServerHandshake(parsed(handshake.request()))
-    assert server.subprotocols == offered
+    asked = handshake.request()
+    assert checked(asked).subprotocols == offered
     chosen = data.draw(st.sampled_from([None, *offered]))
-    response = server.accept(subprotocol=chosen, headers=[], deflate=server_compression if theirs else None)
+    response = response_to(asked, subprotocol=chosen, compression=server_compression if theirs else None)
     outcome = handshake.receive_data(response)
     assert isinstance(outcome, Accepted)
     assert outcome.subprotocol == chosen

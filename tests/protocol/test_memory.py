@@ -72,7 +72,7 @@ def two_ends(deflate: str | None, *, from_client: bool) -> tuple[WebSocketProtoc
 
 
 def send(end: WebSocketProtocol, message: str | bytes) -> bytes:
-    if end.takes_long(message):
+    if len(message) > end.steps_above:
         for _ in end.compress_ahead(message):
             pass
     return end.send_message(message)

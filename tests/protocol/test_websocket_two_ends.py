@@ -77,7 +77,7 @@ class Party:
     def send_large(self, message: str | bytes, steps: int) -> None:
         """Begin compressing the message, or go on with the one before; send it when that is done."""
         if self.compressing is None:
-            if not self.end.takes_long(message):
+            if len(message) <= self.end.steps_above:
                 self.send(message)
                 return
             self.compressing = message, self.end.compress_ahead(message)

@@ -12,8 +12,9 @@ from typing import TYPE_CHECKING
 import trio
 from hypothesis import given
 from hypothesis import strategies as st
-from trio.testing import MockClock, wait_all_tasks_blocked
+from trio.testing import MockClock, assert_no_checkpoints, wait_all_tasks_blocked
 
+from trio_ws_server.scheduling import Changes
 from trio_ws_server.transport.timers import CALLS_PER_TURN, Timer, Timers
 
 if TYPE_CHECKING:
@@ -203,3 +204,70 @@ def test_any_timers_are_called_in_order_and_no_cancelled_one(
 
     trio.run(play, clock=MockClock(autojump_threshold=0))
     assert calls == sorted(expected.items(), key=lambda item: (item[1], int(item[0])))
+
+
+# Waiting with a deadline
+
+
+async def test_a_condition_that_is_true_is_not_waited_for_even_past_the_deadline() -> None:
+    timers = Timers()
+    with assert_no_checkpoints():
+        assert await timers.in_time(Changes(), lambda: True, trio.current_time() - 1)
+
+
+async def test_a_condition_that_becomes_true_before_the_deadline_is_in_time(
+    autojump_clock: MockClock,
+) -> None:
+    changes = Changes()
+    reached: list[float] = []
+
+    def reach() -> None:
+        reached.append(trio.current_time())
+        changes.announce()
+
+    async with running() as timers:
+        timers.call_at(3, reach)
+        assert await timers.in_time(changes, lambda: bool(reached), 5)
+        assert trio.current_time() == 3
+
+
+async def test_a_condition_that_does_not_become_true_is_given_up_at_the_deadline(
+    autojump_clock: MockClock,
+) -> None:
+    changes = Changes()
+    async with running() as timers:
+        timers.call_at(3, changes.announce)
+        assert not await timers.in_time(changes, lambda: False, 5)
+        assert trio.current_time() == 5
+
+
+async def test_what_others_do_when_the_deadline_is_over_still_counts(mock_clock: MockClock) -> None:
+    changes = Changes()
+    there = False
+
+    async def bring() -> None:
+        nonlocal there
+        there = True
+
+    async with running() as timers, trio.open_nursery() as nursery:
+        mock_clock.jump(10)
+        nursery.start_soon(bring)
+        assert await timers.in_time(changes, lambda: there, 5)
+
+
+class Referable(Changes):
+    """Changes that a weak reference can be made to."""
+
+
+async def test_of_a_wait_that_is_over_or_cancelled_nothing_is_kept(autojump_clock: MockClock) -> None:
+    changes = Referable()
+    kept = weakref.ref(changes)
+    async with running() as timers:
+        assert not await timers.in_time(changes, lambda: False, 1)
+        with trio.move_on_after(1):
+            await timers.in_time(changes, lambda: False, 100)
+        del changes
+        # Trio keeps what woke a task until it wakes another one: here a Cancelled, with its traceback.
+        await trio.lowlevel.checkpoint()
+        gc.collect()
+        assert kept() is None

@@ -9,6 +9,8 @@ from trio_ws_server.asgi.scope import http_scope, websocket_scope
 from trio_ws_server.asgi.websocket import WebSocketSession
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from asgiref.typing import ASGI3Application
 
     from trio_ws_server.headers import RequestHead
@@ -25,16 +27,16 @@ class ASGIApplication:
         self._root_path = root_path
         self._state = state
 
-    async def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> None:
+    def http(self, connection: HttpConnection, request: RequestHead, peer: Peer) -> Awaitable[None]:
         """Call the application for a request."""
         scope = http_scope(request, peer, root_path=self._root_path, state=self._state)
         exchange = HttpExchange(connection)
-        await self._app(scope, exchange.receive, exchange.send)
+        return self._app(scope, exchange.receive, exchange.send)
 
-    async def websocket(self, upgrade: Upgrade) -> None:
+    def websocket(self, upgrade: Upgrade) -> Awaitable[None]:
         """Call the application for a WebSocket connection."""
         scope = websocket_scope(
             upgrade.request, upgrade.peer, upgrade.subprotocols, root_path=self._root_path, state=self._state
         )
         session = WebSocketSession(upgrade)
-        await self._app(scope, session.receive, session.send)
+        return self._app(scope, session.receive, session.send)

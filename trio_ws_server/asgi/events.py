@@ -16,9 +16,9 @@ def type_of(event: object) -> str:
     # To look for a dict first is quick.
     if not isinstance(event, (dict, Mapping)):
         raise InvalidEvent(f"an event is a dict, not {event!r}")
-    if not isinstance(event.get("type"), str):
+    type_ = event.get("type")
+    if not isinstance(type_, str):
         raise InvalidEvent(f"an event has a 'type', a str: {_shown(event)}")
-    type_: str = event["type"]
     return type_
 
 

@@ -29,6 +29,10 @@ class _Phase(Enum):
     CLOSED = "closed or denied"
 
 
+# Looked up once.
+_ACCEPTED = _Phase.ACCEPTED
+
+
 class WebSocketSession:
     """``receive`` and ``send`` of one WebSocket connection."""
 
@@ -70,9 +74,17 @@ class WebSocketSession:
         error: there is nothing left to do.
         """
         type_ = type_of(event)
-        if self._phase is _Phase.ACCEPTED and type_ == "websocket.send":
-            await self._send(event)
-            return
+        if type_ == "websocket.send" and self._phase is _ACCEPTED:
+            message = message_of(event)
+            try:
+                await self._opened.send(message)
+            except ConnectionClosed as exc:
+                raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
+        else:
+            await self._go_on(type_, event)
+
+    async def _go_on(self, type_: str, event: Mapping[str, Any]) -> None:
+        """Do what an event says that is no message."""
         await pace()
         match self._phase, type_:
             case _Phase.CONNECTING, "websocket.accept":
@@ -118,13 +130,6 @@ class WebSocketSession:
         except ValueError as exc:
             raise InvalidEvent(f"{event['type']}: {exc}") from exc
         self._phase = _Phase.ACCEPTED
-
-    async def _send(self, event: Mapping[str, Any]) -> None:
-        message = message_of(event)
-        try:
-            await self._opened.send(message)
-        except ConnectionClosed as exc:
-            raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
 
 
 def _disconnect(close: Close) -> WebSocketDisconnectEvent:

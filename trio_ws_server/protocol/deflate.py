@@ -225,9 +225,10 @@ class Deflate(Extension):
         except Violation as violation:
             return CloseReason(violation.code)
 
-    def takes_long(self, size: int) -> bool:
-        """Whether a message of this size is to be compressed ahead of its sending."""
-        return size > _STEP_SIZE and self.compresses(size)
+    @property
+    def steps_above(self) -> int:
+        """The size above which a message is to be compressed ahead of its sending, step by step."""
+        return max(_STEP_SIZE, self._config.deflate_min_size)
 
     def compress_ahead(self, data: bytes) -> Generator[None]:
         """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""

@@ -29,6 +29,9 @@ COMPRESSED: Final = 0x40
 MASKED: Final = 0x100
 """The bit that stands behind those of the first byte where `locate` has found a masked frame."""
 
+PLAIN: Final = ~(MASKED | COMPRESSED)
+"""What is left of a kind of frame without both."""
+
 _INVALID = -1
 
 
@@ -105,7 +108,11 @@ except ImportError:
 
 # Sending
 
-_short_header, _medium_header, _long_header = (Struct(form).pack for form in ("!BB", "!BBH", "!BBQ"))
+_short_headers = {
+    first: [bytes([first, second]) for second in range(256)]
+    for first in (TEXT, BINARY, TEXT | COMPRESSED, BINARY | COMPRESSED, PING, PONG)
+}
+_medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 
 _SHARED_SIZE = 64 * 1024
 """Characters or bytes of a message that is kept to be sent again, as it and its frame are."""
@@ -124,7 +131,7 @@ def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
     mask_bit = 0x80 if masked else 0
     size = len(payload)
     if size < 126:
-        header = _short_header(first, mask_bit | size)
+        header = _short_headers[first][mask_bit | size]
     elif size < 1 << 16:
         header = _medium_header(first, mask_bit | 126, size)
     else:

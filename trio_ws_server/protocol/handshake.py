@@ -1,9 +1,10 @@
 """
 The WebSocket opening handshake (RFC 6455 section 4), both sides, on wsproto.
 
-wsproto takes much of a request on trust (the key's form, a header's encoding, one field line of a kind) and
-raises whatever comes of it. So a request is first checked here, each error with the status that answers it, and
-wsproto gets a request that it can only accept; it computes the response and negotiates the extensions.
+wsproto takes much of a request on trust (the key's form, a header's encoding, one field line of a kind), raises
+whatever comes of it, and would parse again what h11 has parsed. So a request is checked here, each error with the
+status that answers it; wsproto hashes the key and negotiates the extensions, and h11 sends the response on the
+connection that the request came on. It is, byte for byte, the one that wsproto would have sent.
 """
 
 from __future__ import annotations
@@ -15,10 +16,10 @@ from http import HTTPStatus
 from typing import TYPE_CHECKING, NamedTuple
 
 import h11
-import wsproto.utilities
 from wsproto.connection import ConnectionState, ConnectionType
 from wsproto.events import AcceptConnection, RejectConnection, RejectData, Request
-from wsproto.handshake import H11Handshake
+from wsproto.handshake import H11Handshake, server_extensions_handshake
+from wsproto.utilities import RemoteProtocolError, generate_accept_token
 
 from trio_ws_server.errors import HandshakeError
 from trio_ws_server.headers import RESERVED_FIELDS, TOKEN
@@ -85,8 +86,10 @@ class ServerHandshake:
         if not all(map(TOKEN.fullmatch, subprotocols)):
             raise BadRequest("a WebSocket subprotocol (header field Sec-WebSocket-Protocol) is a token")
         self.subprotocols = [subprotocol.decode("ascii") for subprotocol in subprotocols]
-        extensions = b", ".join(_list(request, b"sec-websocket-extensions"))
-        self._extensions = extensions if extensions.isascii() else b""
+        extensions = _list(request, b"sec-websocket-extensions")
+        self._extensions = (
+            [offer.decode("ascii") for offer in extensions] if all(map(bytes.isascii, extensions)) else []
+        )
         origins = field_values(request, b"origin")
         if not origin_allowed(origins, allowed_origins):
             shown = ", ".join(repr(origin.decode("latin-1")) for origin in origins)
@@ -102,42 +105,32 @@ class ServerHandshake:
         subprotocol: str | None,
         headers: Iterable[tuple[bytes, bytes]],
         deflate: Deflate | None,
-    ) -> bytes:
+    ) -> list[tuple[bytes, bytes]]:
         """
-        Return the bytes of the 101 response.
+        Return the header fields of the 101 response, ``headers`` among them: for `Exchange.switch_protocols`.
 
         ``deflate.enabled()`` tells afterwards whether compression was agreed on. Raises ``ValueError`` for a
-        subprotocol that the client did not offer, and for header fields that cannot be sent.
+        subprotocol that the client did not offer, and for header fields that nobody else may set.
         """
-        if subprotocol is not None and subprotocol not in self.subprotocols:
-            raise ValueError(
-                f"subprotocol {subprotocol!r} was not offered by the client, which offered "
-                f"{', '.join(map(repr, self.subprotocols)) or 'none'}"
-            )
-        fields = list(headers)
-        for name, _ in fields:
+        fields = [
+            (b"Upgrade", b"websocket"),
+            (b"Connection", b"Upgrade"),
+            (b"Sec-WebSocket-Accept", generate_accept_token(self._key)),
+        ]
+        if subprotocol is not None:
+            if subprotocol not in self.subprotocols:
+                raise ValueError(
+                    f"subprotocol {subprotocol!r} was not offered by the client, which offered "
+                    f"{', '.join(map(repr, self.subprotocols)) or 'none'}"
+                )
+            fields.append((b"Sec-WebSocket-Protocol", subprotocol.encode("ascii")))
+        if deflate is not None and (agreed := server_extensions_handshake(self._extensions, [deflate])):
+            fields.append((b"Sec-WebSocket-Extensions", agreed))
+        for name, value in headers:
             if name.lower() in RESERVED_FIELDS:
                 raise ValueError(f"header field {name.decode('latin-1')!r} is made by the handshake")
-        handshake = H11Handshake(ConnectionType.SERVER)
-        handshake.initiate_upgrade_connection(
-            [
-                (b"Host", b"localhost"),
-                (b"Upgrade", b"websocket"),
-                (b"Connection", b"Upgrade"),
-                (b"Sec-WebSocket-Key", self._key),
-                (b"Sec-WebSocket-Version", _VERSION),
-                (b"Sec-WebSocket-Protocol", ", ".join(self.subprotocols).encode()),
-                (b"Sec-WebSocket-Extensions", self._extensions),
-            ],
-            "/",
-        )
-        extensions = [] if deflate is None else [deflate]
-        try:
-            return handshake.send(
-                AcceptConnection(subprotocol=subprotocol, extensions=list(extensions), extra_headers=fields)
-            )
-        except h11.LocalProtocolError as exc:
-            raise ValueError(str(exc)) from exc
+            fields.append((name, value))
+        return fields
 
 
 def _list(request: RequestHead, name: bytes) -> list[bytes]:
@@ -248,7 +241,7 @@ class ClientHandshake:
         error: Exception | None = None
         try:
             self._handshake.receive_data(data)
-        except (wsproto.utilities.RemoteProtocolError, UnicodeDecodeError) as exc:
+        except (RemoteProtocolError, UnicodeDecodeError) as exc:
             error = exc
         for event in self._handshake.events():
             match event:

@@ -23,6 +23,7 @@ State transitions (anything not in the table changes nothing)::
 
 from __future__ import annotations
 
+import math
 from enum import Enum
 from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -37,6 +38,7 @@ from trio_ws_server.protocol.frames import (
     COMPRESSED,
     MASKED,
     PING,
+    PLAIN,
     PONG,
     TEXT,
     encode,
@@ -133,7 +135,9 @@ class WebSocketProtocol:
         "close_sent",
         "ending",
         "payload_received",
+        "receiving",
         "state",
+        "steps_above",
         "violation",
     )
 
@@ -145,10 +149,14 @@ class WebSocketProtocol:
         self.close_sent: Close | None = None
         self.violation: Close | None = None
         """What the connection is to fail with, by `give_up`, once the messages before it have been handled."""
+        self.receiving = True
+        """Whether a message may still come: the connection is open, and nothing is wrong with it."""
         self.payload_received = 0
-        """Bytes of messages, inflated, and characters of text: what the work of `next_event` is measured by."""
+        """Bytes of messages, inflated, that `next_event` has got to: what its work is measured by."""
         self._config = config
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
+        self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
+        """A message of more characters or bytes is to go through `compress_ahead` before `send_message`."""
         self._message_given = False
         self._data = b""
         """What has come and has not been read, from `_start` on; empty if that is nothing."""
@@ -196,23 +204,25 @@ class WebSocketProtocol:
                 self._wait()
                 return None
             kind, body, end = frame
-            if kind not in self._kinds or end - body > self._config.max_message_size:
+            size = end - body
+            if kind not in self._kinds or size > self._config.max_message_size:
                 self._left = end - self._start
                 return self._read_on()
-            if end > len(data) or (kind & COMPRESSED and end - body > COMPRESSED_PIECE_SIZE):
+            compressed = kind & COMPRESSED
+            if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
                 return self._begin(kind, body, end)
             payload = data[body:end]
             if kind & MASKED:
                 payload = frames.mask(payload, data[body - 4 : body])
             self._go_to(end)
-            if kind & COMPRESSED:
+            if compressed:
                 assert self._deflate is not None
                 payload = self._deflate.inflate_message(payload)
-            first = kind & ~(MASKED | COMPRESSED)
+            first = kind & PLAIN
             if first == TEXT:
-                return self._take_piece(decoded(payload), True)
+                return self._take_message(decoded(payload), len(payload))
             if first == BINARY:
-                return self._take_piece(payload, True)
+                return self._take_message(payload, len(payload))
             return self._take_ping(payload) if first == PING else Pong(payload)
         except UnicodeDecodeError:
             return self._fail_after_messages(Violation(CloseCode.INVALID_DATA))
@@ -226,7 +236,7 @@ class WebSocketProtocol:
 
     def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
         """Begin a frame that has not come as a whole, or that takes long to inflate."""
-        first = kind & ~(MASKED | COMPRESSED)
+        first = kind & PLAIN
         if body > len(self._data) or first in (PING, PONG):
             self._wait()
             return None
@@ -271,19 +281,27 @@ class WebSocketProtocol:
 
     def _take_piece(self, piece: str | bytes, finished: bool) -> str | bytes | Internal:
         """Return the message that the piece completes, if it does."""
-        self.payload_received += len(piece)
+        size = payload_size(piece)
+        if self._pieces is None and (finished or self.state is not _OPEN):
+            return self._take_message(piece, size)
+        self.payload_received += size
+        if self._pieces is None:
+            self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
+        self._pieces.write(piece)
+        if not finished:
+            return Internal.EVENT
+        message: str | bytes = self._pieces.getvalue()
+        self._pieces = None
+        self._message_given = True
+        return message
+
+    def _take_message(self, message: str | bytes, size: int) -> str | bytes | Internal:
+        """Return a message that came in one piece, of so many bytes."""
+        self.payload_received += size
         if self.state is not _OPEN:
             return Internal.EVENT
-        if self._pieces is not None or not finished:
-            if self._pieces is None:
-                self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
-            self._pieces.write(piece)
-            if not finished:
-                return Internal.EVENT
-            piece = self._pieces.getvalue()
-            self._pieces = None
         self._message_given = True
-        return piece
+        return message
 
     def _take_ping(self, payload: bytes) -> Ping | Internal:
         return Ping(payload) if self.state is _OPEN else Internal.EVENT
@@ -322,6 +340,7 @@ class WebSocketProtocol:
 
     def _fail_after_messages(self, violation: Violation) -> Internal:
         self._stop_reading()
+        self.receiving = False
         self.violation = Close(violation.code, self._what_was_wrong(violation))
         if not (self._message_given and self.state is State.OPEN):
             self.give_up()
@@ -342,17 +361,12 @@ class WebSocketProtocol:
 
     # What we send.
 
-    def takes_long(self, message: str | bytes) -> bool:
-        """Whether `send_message` would take long, and `compress_ahead` is to be gone through before."""
-        return (
-            self.state is State.OPEN and self._deflate is not None and self._deflate.takes_long(len(message))
-        )
-
     def compress_ahead(self, message: str | bytes) -> Generator[None]:
         """
         Compress in steps, between which other connections can have their turn, what `send_message` sends next.
 
-        Closed before its end, it is as if it had not begun.
+        To be gone through to its end for a message above `steps_above`. Closed before its end, it is as if it had
+        not begun.
         """
         assert self._deflate is not None
         return self._deflate.compress_ahead(message.encode() if isinstance(message, str) else message)
@@ -364,7 +378,8 @@ class WebSocketProtocol:
         Raises `ConnectionClosed` if the connection is not open, ``UnicodeEncodeError`` for text that UTF-8 cannot
         hold.
         """
-        self._check_open()
+        if self.state is not _OPEN:
+            raise self.closed_error()
         if self._deflate is not None and self._deflate.compresses(payload_size(message)):
             first = TEXT if isinstance(message, str) else BINARY
             return encode(first | COMPRESSED, self._deflate.compress_message(message), masked=self.client)
@@ -380,7 +395,8 @@ class WebSocketProtocol:
 
     def _send_control(self, first: int, payload: bytes) -> bytes:
         assert len(payload) <= 125, "RFC 6455 section 5.5"
-        self._check_open()
+        if self.state is not _OPEN:
+            raise self.closed_error()
         return encode(first, payload, masked=self.client)
 
     def send_close(self, close: Close) -> None:
@@ -410,15 +426,12 @@ class WebSocketProtocol:
             self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
         return self._wsproto
 
-    def _check_open(self) -> None:
-        if self.state is not _OPEN:
-            raise self.closed_error()
-
     def _end(self, ending: Ending) -> None:
         state = _NEXT_STATE.get((self.state, ending))
         if state is None:
             return
         self.state = state
+        self.receiving = False
         if state is State.CLOSED:
             self._stop_reading()
         if self.ending is None:

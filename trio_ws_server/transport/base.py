@@ -24,8 +24,9 @@ FORCED_CLOSE_TIMEOUT = 1.0
 
 class Receiver(Protocol):
     """
-    What a transport tells a connection. Called from the transport's own tasks: must not block or raise.
+    What a transport tells a connection. Must not block or raise.
 
+    Called from the transport's own tasks; `connection_lost`, as well, from where the connection is dropped.
     After `eof_received` or `connection_lost` comes no more data; after `connection_lost` comes nothing.
     """
 
@@ -54,6 +55,9 @@ class _Nobody:
     def connection_lost(self) -> None: ...
 
 
+_NOBODY = _Nobody()
+
+
 class Transport(ABC):
     """
     Bytes to and from one peer, for the length of an ``async with``, at the end of which the connection is closed.
@@ -66,17 +70,22 @@ class Transport(ABC):
     """
 
     def __init__(self, config: Config, engine: Engine) -> None:
-        self.receiver: Receiver = _Nobody()
+        self.receiver: Receiver = _NOBODY
         """Who is told of what arrives; a connection sets itself here, and hands over by setting another."""
         self.lost = False
         """Whether the connection is gone: nothing written now has an effect."""
         self.congested = False
         """Whether the write buffer went above its high-water mark and has not yet come down to its low one."""
+        self.received_at = trio.current_time()
+        """When something last came from the peer, in seconds of `trio.current_time`."""
         self.taken = 0
         """Bytes that the network has taken from the write buffer."""
         self.taken_at = -math.inf
         """When it last took some, or was first found to take no more."""
+        self.timers = engine.timers
+        """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
         self._unsent = 0
+        self._released = False
         self._config = config
         self._engine = engine
         self._changes = Changes()
@@ -103,6 +112,8 @@ class Transport(ABC):
         except Exception as second:
             self._failed_with(second)
         finally:
+            # Each refers to the other: without this, both would be left to the garbage collector.
+            self.receiver = _NOBODY
             try:
                 handled = bool(self._scope.__exit__(kind, error, traceback))
             except BaseExceptionGroup as rest:
@@ -154,10 +165,16 @@ class Transport(ABC):
         """
         self.push()
         mark = self.written
-        while self.taken < mark and not self.lost:
-            if not await self._more_taken_than(self.taken, trio.current_time() + patience):
+        while (taken := self.taken) < mark and not self.lost:
+            await self._more_taken_than(taken, trio.current_time() + patience)
+            self.look()
+            if self.taken == taken:
                 return False
         return not self.lost
+
+    @abstractmethod
+    def look(self) -> None:
+        """Take what has come by now, before it is held against the peer that nothing has."""
 
     @abstractmethod
     def pause_reading(self) -> None:
@@ -180,18 +197,18 @@ class Transport(ABC):
     def abort(self) -> None:
         """Drop the connection now, with whatever is in its buffers."""
         if not self.lost:
-            for scope in self._tasks:
-                scope.cancel()
-            for timer in self._timers:
-                timer.cancel()
-            self._timers.clear()
-            self._close()
             self.lost = True
             self.taken += self._unsent
             self._unsent = 0
             self.congested = False
+            # Whatever goes wrong from here on, nobody is to wait for what does not come any more.
             self._changes.announce()
-            self.receiver.connection_lost()
+            try:
+                self._release()
+            finally:
+                self.receiver.connection_lost()
+        elif not self._released:
+            self._release()
 
     def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
         """Call a function at a time, in seconds of `trio.current_time`, if the connection is still there."""
@@ -224,6 +241,15 @@ class Transport(ABC):
 
     # How.
 
+    def _release(self) -> None:
+        for scope in self._tasks:
+            scope.cancel()
+        for timer in self._timers:
+            timer.cancel()
+        self._timers.clear()
+        self._close()
+        self._released = True
+
     @abstractmethod
     def _begin(self) -> None:
         """Begin to read."""
@@ -249,8 +275,8 @@ class Transport(ABC):
             self.congested = False
             self.receiver.writable_again()
 
-    async def _more_taken_than(self, taken: int, deadline: float) -> bool:
-        return await self._changes.in_time(lambda: self.taken > taken or self.lost, deadline)
+    async def _more_taken_than(self, taken: int, deadline: float) -> None:
+        await self.timers.in_time(self._changes, lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:

@@ -16,12 +16,12 @@ from __future__ import annotations
 import select
 import selectors
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator
+    from collections.abc import Iterable, Iterator
 
 BUFFER_SIZE = 256 * 1024
 """Bytes that are taken from a socket before others have their turn."""
@@ -127,7 +127,7 @@ def open_selector() -> Selector | None:
     return None
 
 
-class Poller:
+class Poller(trio.abc.Instrument):
     """Tells transports when their sockets are ready, as long as `run` does."""
 
     def __init__(self, selector: Selector) -> None:
@@ -136,6 +136,8 @@ class Poller:
         self._held: list[Pollable] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What sockets are read into; what is to be kept must be copied before the next one is."""
+        self.looked_at = 0.0
+        """When it was last seen what is ready, in seconds of `trio.current_time`."""
 
     def add(self, fd: int, transport: Pollable) -> None:
         """Take up a socket: its transport says by `watch` what there is to look for, and in the end `forget`."""
@@ -162,20 +164,31 @@ class Poller:
 
     async def run(self) -> NoReturn:
         """Look at what is ready, again and again; when this is cancelled, drop all connections."""
-        instrument = _EndOfPass(self._push_all)
-        trio.lowlevel.add_instrument(instrument)
+        trio.lowlevel.add_instrument(self)
         try:
             while True:
                 await trio.lowlevel.wait_readable(self._selector.fileno())
-                for fd, events in self._selector.ready():
+                ready = self._selector.ready()
+                self.looked_at = trio.current_time()
+                for fd, events in ready:
                     # One that another of this turn has closed is not there any more.
                     if (transport := self._transports.get(fd)) is not None:
-                        _guarded(transport, transport.ready, events)
+                        try:
+                            transport.ready(events)
+                        except Exception as error:
+                            transport.fail(error)
         finally:
-            trio.lowlevel.remove_instrument(instrument)
+            trio.lowlevel.remove_instrument(self)
             self._push_all()
             for transport in list(self._transports.values()):
-                _guarded(transport, transport.abort)
+                try:
+                    transport.abort()
+                except Exception as error:
+                    transport.fail(error)
+
+    def before_io_wait(self, timeout: float) -> None:
+        """Push what is held: all tasks that could run have run."""
+        self._push_all()
 
     def _push_all(self) -> None:
         if self._held:
@@ -185,21 +198,6 @@ class Poller:
                     transport.push()
                 except Exception as error:
                     trio.lowlevel.current_trio_token().run_sync_soon(transport.fail, error)
-
-
-def _guarded(transport: Pollable, function: Callable[..., None], *arguments: Any) -> None:
-    try:
-        function(*arguments)
-    except Exception as error:
-        transport.fail(error)
-
-
-class _EndOfPass(trio.abc.Instrument):
-    def __init__(self, function: Callable[[], None]) -> None:
-        self._function = function
-
-    def before_io_wait(self, timeout: float) -> None:
-        self._function()
 
 
 @contextmanager

@@ -88,7 +88,8 @@ class SocketTransport(Transport):
             self._block()
 
     def write_soon(self, data: bytes) -> None:
-        if self.lost:
+        if self._closing or self.lost:
+            self.write(data)
             return
         if not self._unsent:
             self._poller.push_later(self)
@@ -108,6 +109,10 @@ class SocketTransport(Transport):
                 self._send()
             if self._unsent:
                 self._block()
+
+    def look(self) -> None:
+        if not self.lost:
+            self._guarded(lambda: self.ready(READABLE | WRITABLE))
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -137,7 +142,7 @@ class SocketTransport(Transport):
     def ready(self, events: int) -> None:
         """Receive, and send what is unsent, as far as the events allow."""
         # What a peer sent before it went is there to be read; sending fails then, and ends all.
-        if events & ~WRITABLE:
+        if events & ~WRITABLE and not self._eof_received:
             self._receive()
         if self._blocked and events & ~READABLE and not self.lost:
             self._send_buffered()
@@ -177,6 +182,7 @@ class SocketTransport(Transport):
             self._changes.announce()
             self.receiver.eof_received()
         elif not self._closing:
+            self.received_at = self._poller.looked_at
             self.receiver.data_received(self._poller.buffer[:size].tobytes())
 
     def _send_buffered(self) -> None:
@@ -221,6 +227,7 @@ class SocketTransport(Transport):
     def _check_progress(self) -> None:
         """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
         self._timing_writes = False
+        self.look()
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.

@@ -57,6 +57,10 @@ class StreamTransport(Transport):
     def push(self) -> None:
         pass
 
+    def look(self) -> None:
+        # Done by the reading task, which has had its turn by the time that this is called.
+        pass
+
     def pause_reading(self) -> None:
         self._reading_paused = True
 
@@ -85,8 +89,8 @@ class StreamTransport(Transport):
         """Read and write until the connection is lost, as it is when this is cancelled; close the stream."""
         try:
             async with trio.open_nursery() as nursery:
-                nursery.start_soon(self._read_loop)
                 nursery.start_soon(self._write_loop)
+                await self._read_loop()
                 await trio.sleep_forever()
         finally:
             try:
@@ -112,6 +116,7 @@ class StreamTransport(Transport):
         """Hand on what arrives, and keep nothing of it; return whether it was not the end."""
         data = await self._stream.receive_some()
         if data and not self._closing and not self.lost:
+            self.received_at = trio.current_time()
             self.receiver.data_received(bytes(data))
         return bool(data)
 
