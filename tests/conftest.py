@@ -15,7 +15,9 @@ settings.register_profile(
 settings.load_profile("deterministic")
 
 
-@pytest.fixture(params=[networks.MEMORY, networks.SOCKETS], ids=["memory", "sockets"])
+@pytest.fixture(
+    params=[networks.MEMORY, networks.SOCKETS, networks.TLS_OVER_SOCKETS], ids=["memory", "sockets", "TLS"]
+)
 def network_of_all(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have a test's connections made over memory, and then over sockets."""
+    """Have a test's connections made over memory, then over sockets, and then over sockets with TLS."""
     monkeypatch.setattr(networks, "chosen", request.param)

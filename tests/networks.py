@@ -6,13 +6,15 @@ import os
 import selectors
 import socket
 from contextlib import asynccontextmanager, contextmanager, suppress
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
 import trio
 from trio.testing import lockstep_stream_pair, memory_stream_pair
 
-from trio_ws_server.transport import poller
+from tests.tls_ends import SERVER_CONTEXT, End, TLSPeer, client_context, shake_hands
+from trio_ws_server.transport import TLSStream, poller
 from trio_ws_server.transport.poller import PortableSelector, open_selector
 
 if TYPE_CHECKING:
@@ -66,6 +68,15 @@ def socket_pair(*, full: bool) -> tuple[Stream, Stream]:
     return ours, trio.StapledStream(theirs, LateReader(theirs, filling)) if filling else theirs
 
 
+def tls_pair(pair: Callable[..., tuple[Stream, Stream]], *, full: bool) -> tuple[Stream, Stream]:
+    """Return a server's and a client's end of TLS over such streams; the handshake did not go through these."""
+    ours, theirs = pair(full=full)
+    server = TLSStream(ours, SERVER_CONTEXT)
+    client = End.of_client(client_context())
+    shake_hands(client, End(server.tls.ssl_object, server.tls.incoming, server.tls.outgoing))
+    return server, TLSPeer(theirs, client)
+
+
 class Network(NamedTuple):
     """Streams, and what is to tell transports when they are ready, if these are sockets."""
 
@@ -89,6 +100,8 @@ MEMORY = Network(memory_pair, open_selector)
 SOCKETS = Network(socket_pair, open_selector)
 PORTABLE = Network(socket_pair, portable_selector)
 STREAMS_OVER_SOCKETS = Network(socket_pair, lambda: None)
+TLS_OVER_MEMORY = Network(partial(tls_pair, memory_pair), open_selector)
+TLS_OVER_SOCKETS = Network(partial(tls_pair, socket_pair), open_selector)
 
 chosen = MEMORY
 """What connections are made over where a test does not say: see the fixture ``network_of_all``."""
@@ -101,6 +114,12 @@ def stream_pair(*, lockstep: bool) -> tuple[Stream, Stream]:
 
 memory_only = pytest.mark.parametrize("network_of_all", [MEMORY], ids=["memory"], indirect=True)
 """For a test that has to know to the byte what the network holds, or that breaks it in ways of its own."""
+
+
+without_tls = pytest.mark.parametrize(
+    "network_of_all", [MEMORY, SOCKETS], ids=["memory", "sockets"], indirect=True
+)
+"""For a test in which a connection is dropped, and that is to be an end: without ``close_notify`` it is none."""
 
 
 @contextmanager
@@ -122,6 +141,8 @@ def noted_sends() -> Iterator[list[bytes]]:
 @asynccontextmanager
 async def left_closed(stream: Stream) -> AsyncGenerator[None]:
     """See to it that at the end of the ``with`` a stream's own end is closed, whoever has got its socket."""
+    if isinstance(stream, TLSStream):
+        stream = stream.stream
     if isinstance(stream, trio.SocketStream):
         inode = os.fstat(stream.socket.fileno()).st_ino
         yield

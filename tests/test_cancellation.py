@@ -34,8 +34,9 @@ networks = pytest.mark.parametrize(
         (True, True, MEMORY),
         (False, False, SOCKETS),
         (False, True, SOCKETS),
+        (True, True, SOCKETS),
     ],
-    ids=["memory", "lockstep", "TLS", "sockets", "full sockets"],
+    ids=["memory", "lockstep", "TLS", "sockets", "full sockets", "TLS on full sockets"],
     indirect=["network_of_all"],
 )
 pytestmark = pytest.mark.usefixtures("network_of_all")

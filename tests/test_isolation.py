@@ -33,6 +33,8 @@ from trio_ws_server.serving import serve
 from trio_ws_server.transport import Receiver, TLSStream, poller
 from trio_ws_server.transport.socket import SocketTransport
 from trio_ws_server.transport.stream import StreamTransport
+from trio_ws_server.transport.tls import TLS
+from trio_ws_server.transport.tls_socket import TLSSocket, TLSTransport
 from trio_ws_server.upgrade import Upgrade
 from trio_ws_server.websocket import WebSocket
 
@@ -162,6 +164,9 @@ SCENARIOS = {
     ),
     "websocket of an ASGI application": Scenario(app, (upgrade("/"), TEXT, frame(0x81, b"bye"), CLOSE)),
     "websocket over TLS": Scenario(app, (upgrade("/"), TEXT, CLOSE), tls=True),
+    "websocket over TLS, without a poller": Scenario(
+        app, (upgrade("/"), TEXT, CLOSE), tls=True, poller=False
+    ),
     "denied": Scenario(app, (upgrade("/denied"),)),
     "refused": Scenario(app, (upgrade("/refused"),)),
     "invalid handshake": Scenario(app, (upgrade("/").replace(b"Version: 13", b"Version: 8"),)),
@@ -381,7 +386,10 @@ def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[
         Pings,
         SocketTransport,
         StreamTransport,
+        TLS,
+        TLSSocket,
         TLSStream,
+        TLSTransport,
         Deflate,
         ServerHandshake,
         Exchange,

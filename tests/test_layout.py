@@ -33,6 +33,7 @@ ORDER = """
     websocket http1
     body_pace keepalive rate_limit
     transport
+    transport.tls_socket
     transport.socket transport.stream transport.tls
     transport.base
     transport.engine

@@ -331,6 +331,18 @@ async def test_a_shutdown_does_not_wait_for_tls_handshakes(autojump_clock: MockC
     assert trio.current_time() == 0
 
 
+async def test_a_client_whose_tls_handshake_fails_is_told_why_whatever_it_has_sent_behind_it() -> None:
+    server_hello = bytes([22, 3, 3, 0, 4, 2, 0, 0, 0])
+    async with running(Hello(), tls=TLS) as (_, network):
+        client = await network.client()
+        await client.send(server_hello)
+        await wait_all_tasks_blocked()
+        # A server that has closed its socket would answer this with a reset, before which nothing may be read.
+        await client.send(bytes(100 * 1024))
+        assert await client.receive_all() == bytes([21, 3, 3, 0, 2, 2, 10])  # a fatal unexpected_message
+        await client.stream.aclose()
+
+
 async def test_over_tls_responses_come_whole_and_the_end_is_announced() -> None:
     async with running(Hello(), tls=TLS) as (_, network):
         client = await open_tls(network)

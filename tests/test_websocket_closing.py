@@ -13,7 +13,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Pong, TextMessa
 from wsproto.frame_protocol import CloseReason
 
 from tests.helpers import cancelled_after
-from tests.networks import MEMORY, SOCKETS, memory_only
+from tests.networks import MEMORY, SOCKETS, memory_only, without_tls
 from tests.websocket_peer import CALLS, KIB, Peer, calls, close_in, opened, stall
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
@@ -79,6 +79,7 @@ async def test_a_server_ends_the_tcp_connection_first() -> None:
         await end_of(peer)
 
 
+@without_tls
 async def test_a_client_leaves_it_to_the_server_to_end_the_tcp_connection_first(
     autojump_clock: MockClock,
 ) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 if TYPE_CHECKING:
-    import trio
+    import ssl
 
     from trio_ws_server.listeners import Address
     from trio_ws_server.tls import ServerTLS
@@ -18,7 +18,7 @@ class Peer(NamedTuple):
     """Where the client is; None for a Unix socket."""
     server: Address | None
     """Where the client connected to."""
-    tls: tuple[trio.SSLStream[Any], ServerTLS] | None = None
+    tls: tuple[ssl.SSLObject, ServerTLS] | None = None
     """The connection's TLS, its handshake done; None where there is none."""
 
     def __str__(self) -> str:

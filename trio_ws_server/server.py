@@ -183,9 +183,9 @@ class Server:
         stream: Stream = socket_stream
         if self._tls is not None:
             stream = tls_stream = TLSStream(socket_stream, self._tls.context)
-            if not await self._shake_hands(tls_stream, peer):
+            if not await self._agree(tls_stream, peer):
                 return
-            peer = peer._replace(tls=(tls_stream.ssl_stream, self._tls))
+            peer = peer._replace(tls=(tls_stream.tls.ssl_object, self._tls))
         async with open_transport(stream, config, self._engine) as transport:
             connection = Connection(transport, peer, application, config)
             self._connections.add(connection)
@@ -196,20 +196,31 @@ class Server:
             finally:
                 self._connections.discard(connection)
 
-    async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
+    async def _agree(self, stream: TLSStream, peer: Peer) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
         if self._shutdown_requested.is_set():
             return False
         handshake = trio.CancelScope()
         self._tls_handshakes.add(handshake)
         try:
-            with handshake, trio.fail_after(self._config.handshake_timeout):
-                await stream.do_handshake()
-                return True
-        except (trio.BrokenResourceError, trio.TooSlowError) as exc:
-            logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+            with handshake:
+                return await self._shake_hands(stream, peer)
         finally:
             self._tls_handshakes.discard(handshake)
+        return False
+
+    async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
+        try:
+            with trio.fail_after(self._config.handshake_timeout):
+                await stream.do_handshake()
+                return True
+        except trio.TooSlowError as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc)
+        except trio.BrokenResourceError as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
+            # Whatever the client has sent behind what was wrong, it is to learn why.
+            async with open_transport(stream.stream, self._config, self._engine) as transport:
+                await transport.shutdown(linger=self._config.keep_alive_timeout)
         return False
 
     async def _drain(self) -> None:

@@ -2,17 +2,14 @@
 
 from __future__ import annotations
 
-import ssl
 from typing import Any
 
 import pytest
-import trio
-import trustme
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio.testing import memory_stream_pair
 
 from tests.helpers import PEER, asgi, serving
+from tests.tls_ends import SERVER_CONTEXT, End, client_context, shake_hands
 from trio_ws_server.asgi.scope import http_scope
 from trio_ws_server.asgi.tls import tls_extension
 from trio_ws_server.headers import RequestHead
@@ -271,19 +268,11 @@ async def test_what_an_application_does_to_its_scope_is_not_seen_by_others() -> 
     assert second["asgi"]["version"] == "3.0"
 
 
-async def tls_peer() -> Peer:
+def tls_peer() -> Peer:
     """Return what is known of a client that came with TLS."""
-    ca = trustme.CA()
-    client_context, server_context = ssl.create_default_context(), ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-    ca.configure_trust(client_context)
-    ca.issue_cert("server.test").configure_cert(server_context)
-    client_end, server_end = memory_stream_pair()
-    client = trio.SSLStream(client_end, client_context, server_hostname="server.test")
-    server = trio.SSLStream(server_end, server_context, server_side=True)
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(client.do_handshake)
-        nursery.start_soon(server.do_handshake)
-    return PEER._replace(tls=(server, ServerTLS.of(server_context)))
+    server = End.of_server(SERVER_CONTEXT)
+    shake_hands(End.of_client(client_context()), server)
+    return PEER._replace(tls=(server.ssl_object, ServerTLS.of(SERVER_CONTEXT)))
 
 
 @pytest.mark.parametrize(
@@ -293,7 +282,7 @@ async def tls_peer() -> Peer:
 async def test_over_tls_the_scheme_says_so_and_the_tls_extension_is_there(
     headers: bytes, scheme: str, extensions: set[str]
 ) -> None:
-    peer = await tls_peer()
+    peer = tls_peer()
     scope = await scope_of(headers=headers, peer=peer)
     assert scope["scheme"] == scheme
     assert scope["extensions"].keys() == extensions

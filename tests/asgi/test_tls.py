@@ -5,10 +5,9 @@ from __future__ import annotations
 import datetime
 import ssl
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import pytest
-import trio
 import trustme
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
@@ -16,8 +15,8 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from cryptography.x509.oid import NameOID
 from hypothesis import example, given
 from hypothesis import strategies as st
-from trio.testing import memory_stream_pair
 
+from tests.tls_ends import End, shake_hands
 from trio_ws_server.asgi.tls import _distinguished_name, _subject, tls_extension
 from trio_ws_server.tls import ServerTLS, server_tls
 
@@ -55,19 +54,13 @@ def client_context(certificate: trustme.LeafCert | None = None) -> ssl.SSLContex
     return context
 
 
-async def handshake(
+def handshake(
     server: ServerTLS, client: ssl.SSLContext, *, session: ssl.SSLSession | None = None
-) -> tuple[trio.SSLStream[Any], trio.SSLStream[Any]]:
+) -> tuple[ssl.SSLObject, ssl.SSLObject]:
     """Return the server's and the client's end of a connection whose handshake is done."""
-    client_end, server_end = memory_stream_pair()
-    server_stream = trio.SSLStream(server_end, server.context, server_side=True)
-    client_stream = trio.SSLStream(client_end, client, server_hostname="server.test")
-    if session is not None:
-        client_stream.session = session
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(server_stream.do_handshake)
-        nursery.start_soon(client_stream.do_handshake)
-    return server_stream, client_stream
+    server_end, client_end = End.of_server(server.context), End.of_client(client, session)
+    shake_hands(client_end, server_end)
+    return server_end.ssl_object, client_end.ssl_object
 
 
 def pem(blob: trustme.Blob) -> str:
@@ -93,31 +86,33 @@ def name_of(subject: x509.Name) -> str:
     return _distinguished_name(_subject(certificate_of(subject)))
 
 
-async def test_without_a_client_certificate_only_the_servers_side_is_told(server: ServerTLS) -> None:
-    stream, _ = await handshake(server, client_context())
-    assert tls_extension(stream, server) == {
+def test_without_a_client_certificate_only_the_servers_side_is_told(server: ServerTLS) -> None:
+    connection, _ = handshake(server, client_context())
+    agreed = connection.cipher()
+    assert agreed is not None
+    assert tls_extension(connection, server) == {
         "server_cert": SERVER_CERT.cert_chain_pems[0].bytes().decode().strip(),
         "client_cert_chain": [],
         "client_cert_name": None,
         "client_cert_error": None,
         "tls_version": 0x0304,
-        "cipher_suite": server.cipher_suites[stream.cipher()[0]],
+        "cipher_suite": server.cipher_suites[agreed[0]],
     }
 
 
-async def test_the_cipher_suite_is_the_number_of_the_one_agreed_on(server: ServerTLS) -> None:
+def test_the_cipher_suite_is_the_number_of_the_one_agreed_on(server: ServerTLS) -> None:
     client = client_context()
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
-    stream, _ = await handshake(server, client)
-    extension = tls_extension(stream, server)
+    connection, _ = handshake(server, client)
+    extension = tls_extension(connection, server)
     assert extension["tls_version"] == 0x0303
     assert extension["cipher_suite"] == 0xC02C  # RFC 5289 section 5
 
 
-async def test_a_client_certificate_comes_with_its_name(server: ServerTLS) -> None:
-    stream, _ = await handshake(server, client_context(CLIENT_CERT))
-    extension = tls_extension(stream, server)
+def test_a_client_certificate_comes_with_its_name(server: ServerTLS) -> None:
+    connection, _ = handshake(server, client_context(CLIENT_CERT))
+    extension = tls_extension(connection, server)
     [certificate] = CLIENT_CERT.cert_chain_pems
     assert extension["client_cert_chain"] == [pem(certificate)]
     assert extension["client_cert_name"] == rf"CN=Ann\, the client,OU={unit_of(CLIENT_CERT)},O=Clients"
@@ -131,30 +126,29 @@ def unit_of(certificate: trustme.LeafCert) -> str:
     return unit.value
 
 
-async def test_the_certificates_between_the_clients_and_its_authoritys_are_told_where_python_can(
+def test_the_certificates_between_the_clients_and_its_authoritys_are_told_where_python_can(
     server: ServerTLS,
 ) -> None:
     certificate = INTERMEDIATE_CA.issue_cert("client@client.test")
-    stream, _ = await handshake(server, client_context(certificate))
+    connection, _ = handshake(server, client_context(certificate))
     sent = [pem(blob) for blob in certificate.cert_chain_pems]
     assert len(sent) == 2
-    told = tls_extension(stream, server)["client_cert_chain"]
+    told = tls_extension(connection, server)["client_cert_chain"]
     assert told == (sent if sys.version_info >= (3, 13) else sent[:1])
 
 
-async def test_a_resumed_session_still_has_the_clients_certificate(server: ServerTLS) -> None:
+def test_a_resumed_session_still_has_the_clients_certificate(server: ServerTLS) -> None:
     client = client_context(CLIENT_CERT)
     client.maximum_version = ssl.TLSVersion.TLSv1_2  # whose session is there when the handshake is done
-    first, first_client = await handshake(server, client)
-    resumed, _ = await handshake(server, client, session=first_client.session)
+    first, first_client = handshake(server, client)
+    resumed, _ = handshake(server, client, session=first_client.session)
     assert resumed.session_reused
     assert tls_extension(resumed, server) == tls_extension(first, server)
 
 
-async def test_before_the_handshake_there_is_nothing_to_tell(server: ServerTLS) -> None:
-    _, server_end = memory_stream_pair()
-    with pytest.raises(trio.NeedHandshakeError):
-        tls_extension(trio.SSLStream(server_end, server.context, server_side=True), server)
+def test_before_the_handshake_there_is_nothing_to_tell(server: ServerTLS) -> None:
+    with pytest.raises(ValueError, match="handshake not done yet"):
+        tls_extension(End.of_server(server.context).ssl_object, server)
 
 
 # Names, with cryptography as the authority on RFC 4514

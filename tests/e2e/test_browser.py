@@ -10,6 +10,7 @@ import shutil
 from typing import TYPE_CHECKING
 
 import pytest
+import trustme
 from selenium.common.exceptions import TimeoutException
 from selenium.webdriver import Chrome, ChromeOptions, ChromeService
 from selenium.webdriver.common.by import By
@@ -47,6 +48,7 @@ def browser(tmp_path: Path) -> Iterator[Chrome]:
     """Headless Chromium with an empty profile, one tab open."""
     options = ChromeOptions()
     options.binary_location = str(CHROMIUM)
+    options.accept_insecure_certs = True  # of an authority that is made for the test
     for flag in (
         "--headless",
         "--no-sandbox",  # which it cannot do without as root
@@ -110,6 +112,17 @@ def test_two_pages_chat_and_see_each_other_come_and_go(browser: Chrome, chat_url
 
     browser.switch_to.window(ann_tab)
     expect_line(browser, "Bob left")
+
+
+def test_pages_chat_over_tls(browser: Chrome, tmp_path: Path) -> None:
+    pem = tmp_path / "server.pem"
+    trustme.CA().issue_cert("127.0.0.1").private_key_and_cert_chain_pem.write_to_path(str(pem))
+    with running("--ssl-certfile", str(pem), "examples.chat:app", cwd=REPOSITORY) as server:
+        join(browser, f"{server.url}/#tea", "Ann")
+        browser.find_element(By.ID, "text").send_keys("Nobody listens", Keys.ENTER)
+        expect_line(browser, "Ann Nobody listens")
+        assert server.stop() == 0, server.log
+        expect_state(browser, "waiting")
 
 
 def test_rooms_are_apart(browser: Chrome, chat_url: str) -> None:

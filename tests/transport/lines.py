@@ -8,7 +8,16 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.helpers import Recorder, read_all
-from tests.networks import MEMORY, PORTABLE, SOCKETS, STREAMS_OVER_SOCKETS, Network, left_closed
+from tests.networks import (
+    MEMORY,
+    PORTABLE,
+    SOCKETS,
+    STREAMS_OVER_SOCKETS,
+    TLS_OVER_MEMORY,
+    TLS_OVER_SOCKETS,
+    Network,
+    left_closed,
+)
 from trio_ws_server.config import Config
 from trio_ws_server.transport import open_engine, open_transport
 
@@ -27,9 +36,11 @@ NETWORKS = {
     "stream over socket": STREAMS_OVER_SOCKETS,
     "socket": SOCKETS,
     "socket with a portable selector": PORTABLE,
+    "TLS over memory": TLS_OVER_MEMORY,
+    "TLS over socket": TLS_OVER_SOCKETS,
 }
 networks = pytest.mark.parametrize("network", NETWORKS.values(), ids=NETWORKS)
-SOCKET_NETWORKS = {name: network for name, network in NETWORKS.items() if network is not MEMORY}
+SOCKET_NETWORKS = {name: network for name, network in NETWORKS.items() if "memory" not in name}
 socket_networks = pytest.mark.parametrize("network", SOCKET_NETWORKS.values(), ids=SOCKET_NETWORKS)
 POLLED_NETWORKS = {name: network for name, network in NETWORKS.items() if network in (SOCKETS, PORTABLE)}
 polled_networks = pytest.mark.parametrize("network", POLLED_NETWORKS.values(), ids=POLLED_NETWORKS)

@@ -15,12 +15,21 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers import Recorder
-from tests.networks import MEMORY, PORTABLE, SOCKETS, STREAMS_OVER_SOCKETS, Network
-from tests.transport.lines import CONFIG, KIB, Line, line, polled_networks
+from tests.networks import (
+    MEMORY,
+    PORTABLE,
+    SOCKETS,
+    STREAMS_OVER_SOCKETS,
+    TLS_OVER_MEMORY,
+    TLS_OVER_SOCKETS,
+    Network,
+)
+from tests.transport.lines import CONFIG, KIB, POLLED_NETWORKS, Line, line, polled_networks
 from trio_ws_server.transport import Engine, open_engine, open_transport, poller
 from trio_ws_server.transport.poller import PortableSelector, open_selector
 from trio_ws_server.transport.socket import SocketTransport
 from trio_ws_server.transport.stream import StreamTransport
+from trio_ws_server.transport.tls_socket import TLSTransport
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -53,6 +62,10 @@ def send_now(peer: trio.abc.Stream, data: bytes) -> None:
         assert sock.send(data) == len(data)
 
 
+all_polled_networks = pytest.mark.parametrize(
+    "network", [*POLLED_NETWORKS.values(), TLS_OVER_SOCKETS], ids=[*POLLED_NETWORKS, "TLS over socket"]
+)
+
 # Which transport there is
 
 
@@ -63,8 +76,19 @@ def send_now(peer: trio.abc.Stream, data: bytes) -> None:
         (STREAMS_OVER_SOCKETS, StreamTransport),
         (SOCKETS, SocketTransport),
         (PORTABLE, SocketTransport),
+        (TLS_OVER_MEMORY, StreamTransport),
+        (TLS_OVER_SOCKETS._replace(open_selector=lambda: None), StreamTransport),
+        (TLS_OVER_SOCKETS, TLSTransport),
     ],
-    ids=["memory", "no selector", "selector", "portable selector"],
+    ids=[
+        "memory",
+        "no selector",
+        "selector",
+        "portable selector",
+        "TLS over memory",
+        "TLS, no selector",
+        "TLS, selector",
+    ],
 )
 async def test_sockets_are_polled_where_there_is_a_selector(network: Network, kind: type[Transport]) -> None:
     async with line(network) as it:
@@ -81,7 +105,7 @@ def test_without_epoll_it_is_kqueue_and_without_both_nothing(monkeypatch: pytest
     assert open_selector() is None
 
 
-@polled_networks
+@all_polled_networks
 async def test_all_connections_share_one_descriptor(network: Network) -> None:
     def count() -> int:
         return len(os.listdir("/dev/fd"))
@@ -92,7 +116,7 @@ async def test_all_connections_share_one_descriptor(network: Network) -> None:
         assert count() == with_one + 10 * 2
 
 
-@polled_networks
+@all_polled_networks
 async def test_no_connection_needs_a_task(network: Network) -> None:
     def count() -> int:
         return trio.lowlevel.current_statistics().tasks_living

@@ -4,37 +4,21 @@ from __future__ import annotations
 
 import ssl
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
-import trustme
 from trio.testing import MockClock, lockstep_stream_pair, memory_stream_pair, wait_all_tasks_blocked
 
 from tests.helpers import OneWay, Recorder, read_all
+from tests.tls_ends import SERVER_CONTEXT, End, TLSPeer, client_context
 from trio_ws_server.config import Config
 from trio_ws_server.transport import TLSStream, open_engine, open_transport
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator, Callable
-
-T = TypeVar("T")
-
-CA = trustme.CA()
-SERVER_CONTEXT = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
-CA.issue_cert("server.test").configure_cert(SERVER_CONTEXT)
-# On in Debian's Python, where it makes a connection that is cut look like one that is ended.
-SERVER_CONTEXT.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
+    from collections.abc import AsyncGenerator
 
 versions = pytest.mark.parametrize("version", [ssl.TLSVersion.TLSv1_2, ssl.TLSVersion.TLSv1_3])
-
-
-def client_context(version: ssl.TLSVersion = ssl.TLSVersion.TLSv1_3) -> ssl.SSLContext:
-    context = ssl.create_default_context()
-    CA.configure_trust(context)
-    context.options &= ~ssl.OP_IGNORE_UNEXPECTED_EOF
-    context.maximum_version = version
-    return context
 
 
 @asynccontextmanager
@@ -52,29 +36,6 @@ async def connected(
     await server.aclose()
 
 
-class OpenSSLClient:
-    """A TLS client step by step, for what `trio.SSLStream` has no way to do: end one side only."""
-
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self.stream = stream
-        self.incoming, self.outgoing = ssl.MemoryBIO(), ssl.MemoryBIO()
-        self.tls = client_context().wrap_bio(self.incoming, self.outgoing, server_hostname="server.test")
-
-    async def until(self, step: Callable[[], T]) -> T:
-        """Repeat the step, with what the server sends, until it needs no more of that."""
-        while True:
-            try:
-                return step()
-            except ssl.SSLWantReadError:
-                pass
-            finally:
-                await self.flush()
-            self.incoming.write(await self.stream.receive_some())
-
-    async def flush(self) -> None:
-        await self.stream.send_all(self.outgoing.read())
-
-
 # The stream
 
 
@@ -88,17 +49,80 @@ async def test_bytes_go_both_ways(version: ssl.TLSVersion) -> None:
         assert await server.receive_some() == b"from the client"
 
 
-async def test_a_client_verifies_the_servers_name() -> None:
+async def failure_of_handshake(end: TLSStream | trio.SSLStream[Any]) -> str:
+    with pytest.raises(trio.BrokenResourceError) as caught:
+        await end.do_handshake()
+    return str(caught.value.__cause__)
+
+
+async def test_a_client_verifies_the_servers_name_and_tells_it_what_was_wrong() -> None:
     ours, theirs = memory_stream_pair()
     client = TLSStream(ours, client_context(), server_hostname="other.test")
     server = trio.SSLStream(theirs, SERVER_CONTEXT, server_side=True)
+    told = []
+
+    async def serve() -> None:
+        told.append(await failure_of_handshake(server))
 
     async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        assert "other.test" in await failure_of_handshake(client)
+        await ours.aclose()
+    assert "alert bad certificate" in told[0]
+
+
+async def test_a_server_tells_a_client_that_it_cannot_agree_with_why() -> None:
+    ours, theirs = memory_stream_pair()
+    modern = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    modern.minimum_version = ssl.TLSVersion.TLSv1_3
+    client = trio.SSLStream(theirs, client_context(ssl.TLSVersion.TLSv1_2), server_hostname="server.test")
+
+    async def serve() -> None:
+        await failure_of_handshake(TLSStream(ours, modern))
+        await ours.aclose()
+
+    async with trio.open_nursery() as nursery:
+        nursery.start_soon(serve)
+        assert "alert protocol version" in await failure_of_handshake(client)
+
+
+async def test_a_handshake_takes_nothing_that_comes_behind_it() -> None:
+    ours, theirs = memory_stream_pair()
+    server = TLSStream(ours, SERVER_CONTEXT)
+    client = End.of_client(client_context())
+    with pytest.raises(ssl.SSLWantReadError):
+        client.ssl_object.do_handshake()
+    await theirs.send_all(client.outgoing.read())
+    async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
-        with pytest.raises(trio.BrokenResourceError) as caught:
-            await client.do_handshake()
-        nursery.cancel_scope.cancel()
-    assert "other.test" in str(caught.value.__cause__)
+        await wait_all_tasks_blocked()
+        client.incoming.write(await theirs.receive_some())
+        client.ssl_object.do_handshake()
+        client.ssl_object.write(b"request")
+        await theirs.send_all(client.outgoing.read())
+    assert not server.tls.incoming.pending
+    with pytest.raises(ssl.SSLWantReadError):
+        server.tls.ssl_object.read()
+    assert await server.receive_some() == b"request"
+
+
+async def test_a_client_that_only_sends_has_nothing_to_read() -> None:
+    async with connected() as (server, client):
+        await client.send_all(b"request")
+        assert await server.receive_some() == b"request"
+        async with trio.open_nursery() as nursery:
+            nursery.start_soon(client.transport_stream.receive_some)
+            await wait_all_tasks_blocked()
+            assert nursery.child_tasks
+            nursery.cancel_scope.cancel()
+
+
+async def test_session_tickets_come_with_the_first_data() -> None:
+    async with connected() as (server, client):
+        assert not client.session.has_ticket
+        await server.send_all(b"response")
+        assert await client.receive_some() == b"response"
+        assert client.session.has_ticket
 
 
 @pytest.mark.parametrize("sent", [b"GET / HTTP/1.1\r\nHost: h\r\n\r\n", b"\x00" * 100, b""])
@@ -147,16 +171,14 @@ async def test_the_peers_end_is_seen_by_a_reader_that_waits_since_before_our_end
 async def test_after_the_peers_close_notify_it_still_gets_what_is_sent() -> None:
     ours, theirs = memory_stream_pair()
     server = TLSStream(ours, SERVER_CONTEXT)
-    client = OpenSSLClient(theirs)
+    client = TLSPeer(theirs, End.of_client(client_context()))
     async with trio.open_nursery() as nursery:
         nursery.start_soon(server.do_handshake)
-        await client.until(client.tls.do_handshake)
-    with pytest.raises(ssl.SSLWantReadError):
-        client.tls.unwrap()
-    await client.flush()
+        await client.do_handshake()
+    await client.send_eof()
     assert await server.receive_some() == b""
     await server.send_all(b"response")
-    assert await client.until(lambda: client.tls.read(100)) == b"response"
+    assert await client.receive_some() == b"response"
 
 
 @versions

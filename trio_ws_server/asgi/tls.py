@@ -5,19 +5,17 @@ from __future__ import annotations
 import contextlib
 import re
 import ssl
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
-
-    import trio
 
     from trio_ws_server.tls import ServerTLS
 
 __all__ = ["tls_extension"]
 
 
-def tls_extension(stream: trio.SSLStream[Any], server: ServerTLS) -> dict[object, object]:
+def tls_extension(connection: ssl.SSLObject, server: ServerTLS) -> dict[object, object]:
     """
     Return ``scope["extensions"]["tls"]`` of a connection whose handshake is done.
 
@@ -26,25 +24,25 @@ def tls_extension(stream: trio.SSLStream[Any], server: ServerTLS) -> dict[object
     client's own certificate alone.
     ``client_cert_error`` is always ``None``: a client whose certificate fails never gets past the handshake.
 
-    Raises `trio.NeedHandshakeError` before the handshake.
+    Raises ``ValueError`` before the handshake.
     """
-    certificate: bytes | None = stream.getpeercert(binary_form=True)
+    certificate = connection.getpeercert(binary_form=True)
     chain: list[bytes] = []
     name = None
     if certificate is not None:
-        # SSLStream re-exports some of its SSLObject's methods; each is bound to it, and leads to the others.
-        connection = stream.getpeercert.__self__
         # A resumed session keeps the client's own certificate alone.
         chain = getattr(connection, "get_unverified_chain", list)() or [certificate]
         name = _distinguished_name(_subject(certificate))
-    cipher, _, _ = stream.cipher()
+    cipher, version = connection.cipher(), connection.version()
+    assert cipher is not None
+    assert version is not None
     return {
         "server_cert": server.certificate,
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in chain],
         "client_cert_name": name,
         "client_cert_error": None,
-        "tls_version": ssl.TLSVersion[stream.version().replace(".", "_")].value,
-        "cipher_suite": server.cipher_suites.get(cipher),
+        "tls_version": ssl.TLSVersion[version.replace(".", "_")].value,
+        "cipher_suite": server.cipher_suites.get(cipher[0]),
     }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import socket
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import trio
 
@@ -22,14 +22,40 @@ HELD_AT_MOST = 64 * 1024
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
 
+class Socket(Protocol):
+    """What a transport needs of its socket, which never blocks."""
+
+    def send(self, data: bytes | memoryview, /) -> int:
+        """
+        Send from the beginning of ``data``; return how many bytes of it the network has taken.
+
+        Until these are all, the next call's data begins with the rest. Raises ``BlockingIOError`` if the network
+        takes nothing now, another ``OSError`` if the connection is lost.
+        """
+
+    def recv_into(self, buffer: memoryview, /) -> int:
+        """
+        Receive into ``buffer``; return how many bytes, 0 if the peer has ended its side.
+
+        Raises ``BlockingIOError`` if nothing is there now, another ``OSError`` if the connection is lost.
+        """
+
+    def shutdown(self, how: int, /) -> None:
+        """End one side, or both."""
+
+    def close(self) -> None:
+        """Give back the descriptor."""
+
+
 class SocketTransport(Transport):
     """A transport on a connected stream socket, which Trio has no part in any more."""
 
     def __init__(self, sock: trio.socket.SocketType, config: Config, engine: Engine, poller: Poller) -> None:
         super().__init__(config, engine)
-        self._socket = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
-        self._socket.setblocking(False)
-        self._fd = self._socket.fileno()
+        connected = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
+        connected.setblocking(False)
+        self._socket: Socket = connected
+        self._fd = connected.fileno()
         self._poller = poller
         self._events = 0
         self._chunks: list[bytes] = []
@@ -100,7 +126,7 @@ class SocketTransport(Transport):
         self.resume_reading()
         try:
             self.push()
-            await self._changes.until(lambda: not self._unsent)
+            await self._all_sent()
             if not self.lost:
                 self._socket.shutdown(socket.SHUT_WR)
             with trio.move_on_after(linger):
@@ -122,6 +148,10 @@ class SocketTransport(Transport):
             self._send_buffered()
 
     # How.
+
+    async def _all_sent(self) -> None:
+        """Wait until the network has taken all there is to be sent before our side is ended."""
+        await self._changes.until(lambda: not self._unsent)
 
     def _begin(self) -> None:
         self._poller.add(self._fd, self)
