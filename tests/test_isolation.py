@@ -188,7 +188,9 @@ SCENARIOS = {
     "keepalive": Scenario(handler, (upgrade("/"),), options={"ping_interval": 20, "ping_timeout": 20}),
     "stalled": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE)),
     "stalled http": Scenario(app, (LAST_GET.replace(b"hello", b"large"),)),
-    "full inbox": Scenario(handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2}),
+    "full inbox": Scenario(
+        handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2, "ping_interval": 0.25}
+    ),
     "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
     "evicted": Scenario(handler, (upgrade("/"), frame(0x81, b"flood")), ends="stall"),
     "vanished": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish"),

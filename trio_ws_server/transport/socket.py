@@ -160,11 +160,11 @@ class SocketTransport(Transport):
     def _close(self) -> None:
         self._chunks.clear()
         self._sending = None
-        if self._socket.fileno() < 0:
-            # The number may be another socket's by now.
-            return
+        # Once: then it may be another socket's number.
+        fd, self._fd = self._fd, -1
         try:
-            self._poller.forget(self._fd, before=self._events)
+            if fd >= 0:
+                self._poller.forget(fd, before=self._events)
         finally:
             self._socket.close()
 
