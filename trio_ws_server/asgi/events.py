@@ -89,7 +89,8 @@ def message_of(event: Mapping[str, Any]) -> str | bytes:
     if text is not None:
         if not isinstance(text, str):
             raise _wrong(event, "text", "a str")
-        _check_unicode(event, "text", text)
+        if not text.isascii():
+            _check_unicode(event, "text", text)
         return text
     if not isinstance(binary, bytes | bytearray | memoryview):
         raise _wrong(event, "bytes", "bytes")
@@ -108,8 +109,6 @@ def close_of(event: Mapping[str, Any]) -> Close:
 
 
 def _check_unicode(event: Mapping[str, Any], key: str, text: str) -> None:
-    if text.isascii():
-        return
     try:
         text.encode()
     except UnicodeEncodeError as exc:

@@ -75,9 +75,10 @@ class WebSocketSession:
         """
         type_ = type_of(event)
         if type_ == "websocket.send" and self._phase is _ACCEPTED:
+            assert self._websocket is not None
             message = message_of(event)
             try:
-                await self._opened.send(message)
+                await self._websocket.send(message)
             except ConnectionClosed as exc:
                 raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
         else:
@@ -108,18 +109,14 @@ class WebSocketSession:
             case _Phase.DENYING, _:
                 raise unexpected(event, "websocket.http.response.body")
             case _Phase.ACCEPTED, "websocket.close":
+                assert self._websocket is not None
                 close = close_of(event)
                 self._phase = _Phase.CLOSED
-                self._opened.start_closing(close)
+                self._websocket.start_closing(close)
             case _Phase.ACCEPTED, _:
                 raise unexpected(event, "websocket.send", "websocket.close")
             case _:
                 raise InvalidEvent(f"unexpected event {type_!r}: the application has closed this connection")
-
-    @property
-    def _opened(self) -> WebSocket:
-        assert self._websocket is not None
-        return self._websocket
 
     def _accept(self, event: Mapping[str, Any]) -> None:
         subprotocol = optional(event, "subprotocol", str, "") or None
