@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 import pytest
 import trio
 
-from trio_ws_server import scheduling
+from tests.scheduling import let_yield
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -62,7 +62,7 @@ async def at_every_step(scenario: Callable[[Cancelling], Awaitable[object]]) -> 
     cancelled = 0
     tasks = trio.lowlevel.current_statistics().tasks_living
     with pytest.MonkeyPatch.context() as patches:
-        patches.setattr(scheduling, "CALLS_BETWEEN_YIELDS", 1)
+        let_yield(patches, always=True)
         for steps in itertools.count():
             cancelling = Cancelling(steps)
             await scenario(cancelling)

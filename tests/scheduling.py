@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import traceback
 from contextlib import contextmanager
@@ -17,13 +18,17 @@ if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterator
 
 
-def run_paced(
-    calls_between_yields: int, function: Callable[..., Awaitable[None]], *arguments: object
-) -> None:
-    """Run Trio on a clock that jumps, and let calls that need not wait yield so often."""
+def let_yield(patches: pytest.MonkeyPatch, *, always: bool) -> None:
+    """Let calls that need not wait always yield, or never: else they do at one in 32."""
+    step = trio.lowlevel.checkpoint if always else trio.lowlevel.checkpoint_if_cancelled
+    patches.setattr(scheduling, "TURNS", itertools.repeat(step))
+
+
+def run_paced(yielding: bool, function: Callable[..., Awaitable[None]], *arguments: object) -> None:
+    """Run Trio on a clock that jumps, and let calls that need not wait always yield, or never."""
     with pytest.MonkeyPatch.context() as patches:
         # One count serves all: it would make a run depend on those before it.
-        patches.setattr(scheduling, "CALLS_BETWEEN_YIELDS", calls_between_yields)
+        let_yield(patches, always=yielding)
         trio.run(function, *arguments, clock=MockClock(autojump_threshold=0))
 
 

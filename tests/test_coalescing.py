@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import select
 import socket
-import sys
 from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import TYPE_CHECKING
@@ -21,9 +20,8 @@ from tests.cancelling import Cancelling
 from tests.helpers import read_all
 from tests.networks import noted_sends, socket_pair
 from tests.protocol.pieces import EFFORT
-from tests.scheduling import run_paced, undisturbed_waits
+from tests.scheduling import let_yield, run_paced, undisturbed_waits
 from tests.websocket_peer import KIB, Peer, opened
-from trio_ws_server import scheduling
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed
 from trio_ws_server.transport.socket import HELD_AT_MOST
@@ -91,7 +89,7 @@ def texts(data: bytes) -> list[str]:
 @pytest.fixture
 def unpaced(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let calls that need not wait never yield, since a test looks at what happens before the next yield."""
-    monkeypatch.setattr(scheduling, "CALLS_BETWEEN_YIELDS", sys.maxsize)
+    let_yield(monkeypatch, always=False)
 
 
 @asynccontextmanager
@@ -368,13 +366,13 @@ async def _converse(full: bool, options: Options, applications: list[list[Step]]
     ),
     _applications,
     _peers,
-    st.sampled_from([1, sys.maxsize]),
+    st.booleans(),
 )
 def test_whatever_is_done_when_nothing_that_was_sent_is_left_behind(
     full: bool,
     options: Options,
     applications: list[list[Step]],
     peers: list[Step],
-    calls_between_yields: int,
+    yielding: bool,
 ) -> None:
-    run_paced(calls_between_yields, _converse, full, options, applications, peers)
+    run_paced(yielding, _converse, full, options, applications, peers)
