@@ -11,6 +11,7 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, TextMessage
 
 from tests import networks
+from tests.helpers import OneWay
 from tests.networks import SOCKETS
 from tests.websocket_peer import opened, stall
 from trio_ws_server.errors import ConnectionClosedError, ConnectionClosedOK
@@ -22,26 +23,14 @@ if TYPE_CHECKING:
     from trio_ws_server.websocket import WebSocket
 
 
-class Abrupt(trio.abc.Stream):
+class Abrupt(OneWay):
     """A stream whose end is an error, as TLS has it where the peer ends TCP without a word."""
 
-    def __init__(self, stream: trio.abc.Stream) -> None:
-        self._stream = stream
-
-    async def send_all(self, data: bytes | bytearray | memoryview) -> None:
-        await self._stream.send_all(data)
-
-    async def wait_send_all_might_not_block(self) -> None:
-        await self._stream.wait_send_all_might_not_block()
-
     async def receive_some(self, max_bytes: int | None = None) -> bytes | bytearray:
-        data = await self._stream.receive_some(max_bytes)
+        data = await super().receive_some(max_bytes)
         if not data:
             raise trio.BrokenResourceError("no close_notify came")
         return data
-
-    async def aclose(self) -> None:
-        await self._stream.aclose()
 
 
 @pytest.mark.parametrize("pings", [10, 1000])
