@@ -98,14 +98,16 @@ async def test_a_pong_that_waited_behind_a_full_inbox_counts(autojump_clock: Moc
         for number in range(3):
             assert await websocket.recv() == str(number)
         resumed = trio.current_time()
-        assert isinstance(await peer.receive(), Ping)
+        while (event := await peer.receive()) == ping:
+            pass
+        assert isinstance(event, Ping)
         assert trio.current_time() == resumed + 20
 
 
 async def test_with_no_timeout_a_silent_peer_is_kept(autojump_clock: MockClock) -> None:
     async with opened(ping_interval=20, ping_timeout=None) as (websocket, peer):
-        assert isinstance(await peer.receive(), Ping)
-        await trio.sleep(10_000)
+        while trio.current_time() < 10_000:
+            assert isinstance(await peer.receive(), Ping)
         assert websocket.state is State.OPEN
 
 

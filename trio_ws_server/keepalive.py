@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from trio_ws_server.transport import Timer, Transport
 
 
+LOOKS_PER_SECOND = 20
+"""Times at which pings are sent and missed: thousands of connections share the wake-ups of the process."""
+
+
 @dataclass(slots=True)
 class SentPing:
     """A ping, and when its pong came."""
@@ -130,7 +134,8 @@ class Keepalive:
             self._timer.cancel()
 
     def _call_at(self, time: float) -> None:
-        self._timer = self._transport.call_at(time, self._look)
+        due = math.ceil(time * LOOKS_PER_SECOND) / LOOKS_PER_SECOND
+        self._timer = self._transport.call_at(due, self._look)
 
     def _look(self) -> None:
         """Do what is due, and say when to look again."""
