@@ -76,6 +76,23 @@ async def test_a_ping_whose_answer_tells_nothing_is_repeated_for_whoever_drops_w
         assert websocket.state is State.OPEN
 
 
+async def test_pings_that_are_due_at_about_the_same_time_are_sent_at_the_same(
+    autojump_clock: MockClock,
+) -> None:
+    times = set()
+
+    async def be_pinged(opened_at: float) -> None:
+        await trio.sleep_until(opened_at)
+        async with opened(ping_interval=20) as (_, peer):
+            _, time = await next_ping(peer)
+            times.add(time)
+
+    async with trio.open_nursery() as nursery:
+        for opened_at in 0.01, 0.02, 0.04:
+            nursery.start_soon(be_pinged, opened_at)
+    assert times == {pytest.approx(20.05)}
+
+
 async def test_no_second_ping_is_sent_before_the_first_is_answered(autojump_clock: MockClock) -> None:
     async with opened(ping_interval=5, ping_timeout=100) as (_, peer):
         await next_ping(peer)
