@@ -188,6 +188,14 @@ async def test_a_peer_that_keeps_taking_has_its_time_for_the_close_from_when_it_
         assert trio.current_time() == asked + 10
 
 
+async def test_a_peer_that_takes_nothing_is_given_up_on(autojump_clock: MockClock) -> None:
+    async with opened(lockstep=True, close_timeout=10) as (websocket, _):
+        await stall(websocket)
+        await trio.sleep(5)
+        await websocket.close()
+        assert trio.current_time() == 15
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(1005, ""), (1006, ""), (999, ""), (5000, ""), (1000, "x" * 124)]
 )
