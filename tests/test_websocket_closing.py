@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -280,6 +282,22 @@ async def test_iteration_raises_where_the_connection_ended_otherwise() -> None:
         assert await anext(messages) == "one"
         with pytest.raises(ConnectionClosedError):
             await anext(messages)
+
+
+@roles
+async def test_of_a_connection_that_is_over_nothing_is_left_to_the_garbage_collector(client: bool) -> None:
+    gc.disable()
+    try:
+        async with opened(client=client, ping_interval=20) as (websocket, peer):
+            await peer.send(CloseConnection(1000))
+            await peer.vanish()
+            await websocket.close()
+            kept = weakref.ref(websocket)
+            del websocket
+        await wait_all_tasks_blocked()
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 # A peer that breaks the protocol
