@@ -109,7 +109,9 @@ class Faults:
         connection = _connection.get()
         if inspect.isclass(place.owner) and args:
             if place.name == "__init__":
-                self._owners[id(args[0])] = (args[0], connection)
+                # A task that serves all connections makes it of what is this one's.
+                owned = (self._owners[id(arg)][1] for arg in args[1:] if id(arg) in self._owners)
+                self._owners[id(args[0])] = (args[0], connection or next(owned, None))
             _, connection = self._owners.get(id(args[0]), (None, connection))
         if connection != self._victim or _current_task() is self._accepting:
             return

@@ -19,6 +19,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from tests.automatic_peer import CLIENT_CONTEXT, SERVER_CONTEXT, AutomaticPeer
 from tests.faults import Faults, Place, places
 from trio_ws_server.close_codes import Close
+from trio_ws_server.closing import Closing
 from trio_ws_server.config import Config
 from trio_ws_server.connection import Connection
 from trio_ws_server.http1 import HttpConnection
@@ -193,6 +194,7 @@ SCENARIOS = {
     ),
     "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
     "evicted": Scenario(handler, (upgrade("/"), frame(0x81, b"flood")), ends="stall"),
+    "never closing": Scenario(app, (upgrade("/"), frame(0x81, b"bye")), ends="stall"),
     "vanished": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish"),
     "vanished before the answer": Scenario(app, (upgrade("/unanswered"),), ends="vanish"),
     "vanished from http": Scenario(app, (GET, GET[:10]), ends="vanish"),
@@ -200,6 +202,9 @@ SCENARIOS = {
         handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE), poller=False
     ),
     "half-closed, without a poller": Scenario(handler, (upgrade("/"), TEXT), ends="end", poller=False),
+    "never closing, without a poller": Scenario(
+        app, (upgrade("/"), frame(0x81, b"bye")), ends="stall", poller=False
+    ),
     "vanished, without a poller": Scenario(
         handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish", poller=False
     ),
@@ -218,8 +223,13 @@ FAILURES: list[Callable[[], Exception]] = [
     lambda: ExceptionGroup("injected", [ValueError("injected"), TypeError("injected")]),
 ]
 
-NOT_OF_A_SERVER = {"Deflate.offer", "Deflate.finalize", "TLSStream.wait_send_all_might_not_block"}
-"""What the client alone calls, or only `trio.abc.Stream` asks for."""
+NOT_OF_A_SERVER = {
+    "Deflate.offer",
+    "Deflate.finalize",
+    "Deflate.frame_outbound",
+    "TLSStream.wait_send_all_might_not_block",
+}
+"""What the client alone calls, or only `trio.abc.Stream` or wsproto's `Extension` asks for."""
 
 VICTIM = 2
 """The first connection is the bystander's."""
@@ -384,6 +394,7 @@ def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[
     of_a_connection = {
         Connection,
         Upgrade,
+        Closing,
         Keepalive,
         Pings,
         SocketTransport,

@@ -31,7 +31,7 @@ ORDER = """
     upgrade app_errors
     logs
     websocket http1
-    body_pace keepalive rate_limit
+    body_pace closing keepalive rate_limit
     transport
     transport.tls_socket
     transport.socket transport.stream transport.tls

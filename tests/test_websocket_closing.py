@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gc
 import itertools
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -189,6 +191,14 @@ async def test_a_peer_that_keeps_taking_has_its_time_for_the_close_from_when_it_
         assert trio.current_time() == asked + 10
 
 
+async def test_a_peer_that_takes_nothing_is_given_up_on(autojump_clock: MockClock) -> None:
+    async with opened(lockstep=True, close_timeout=10) as (websocket, _):
+        await stall(websocket)
+        await trio.sleep(5)
+        await websocket.close()
+        assert trio.current_time() == 15
+
+
 @pytest.mark.parametrize(
     ("code", "reason"), [(1005, ""), (1006, ""), (999, ""), (5000, ""), (1000, "x" * 124)]
 )
@@ -273,6 +283,22 @@ async def test_iteration_raises_where_the_connection_ended_otherwise() -> None:
         assert await anext(messages) == "one"
         with pytest.raises(ConnectionClosedError):
             await anext(messages)
+
+
+@roles
+async def test_of_a_connection_that_is_over_nothing_is_left_to_the_garbage_collector(client: bool) -> None:
+    gc.disable()
+    try:
+        async with opened(client=client, ping_interval=20) as (websocket, peer):
+            await peer.send(CloseConnection(1000))
+            await peer.vanish()
+            await websocket.close()
+            kept = weakref.ref(websocket)
+            del websocket
+        await wait_all_tasks_blocked()
+        assert kept() is None
+    finally:
+        gc.enable()
 
 
 # A peer that breaks the protocol

@@ -49,6 +49,11 @@ class Close(NamedTuple):
         return f"{self.code}{name}{reason}"
 
 
+def may_be_sent(code: int) -> bool:
+    """Whether RFC 6455 section 7.4 allows the code in a close frame."""
+    return code in _SENDABLE or 3000 <= code <= 4999
+
+
 def check_close(code: int, reason: str) -> Close:
     """
     Return the close frame's content if an endpoint may send it.
@@ -60,7 +65,7 @@ def check_close(code: int, reason: str) -> Close:
         raise TypeError(f"close code must be an int, not {code!r}")
     if not isinstance(reason, str):
         raise TypeError(f"close reason must be a str, not {reason!r}")
-    if code not in _SENDABLE and not 3000 <= code <= 4999:
+    if not may_be_sent(code):
         raise ValueError(
             f"close code {code} may not be sent: use 1000-1003, 1007-1014 or 3000-4999 (RFC 6455 section 7.4)"
         )

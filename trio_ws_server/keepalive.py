@@ -117,7 +117,7 @@ class Keepalive:
     )
 
     def __init__(self, connection: Monitored, transport: Transport, config: Config) -> None:
-        self._connection = connection
+        self._connection: Monitored | None = connection
         self._transport = transport
         self._interval = config.ping_interval
         self._timeout = math.inf if config.ping_timeout is None else config.ping_timeout
@@ -129,7 +129,8 @@ class Keepalive:
             self._call_at(trio.current_time() + self._interval)
 
     def stop(self) -> None:
-        """Send no more pings."""
+        """Send no more pings, and let go of the connection, which holds this."""
+        self._connection = None
         if self._timer is not None:
             self._timer.cancel()
 
@@ -142,45 +143,49 @@ class Keepalive:
         assert self._interval is not None
         if self._ping is not None and self._ping.answered_at is None:
             self._transport.look()
+        connection = self._connection
+        if connection is None:
+            # What has come was its end.
+            return
         now = trio.current_time()
         if self._ping is None:
-            self._send_ping(now)
+            self._send_ping(connection, now)
         elif self._ping.answered_at is None:
-            self._wait_for_pong(now)
+            self._wait_for_pong(connection, now)
         elif self._ping.answered_at + self._interval <= now:
-            self._send_ping(now)
+            self._send_ping(connection, now)
         else:
             self._call_at(self._ping.answered_at + self._interval)
 
-    def _send_ping(self, now: float) -> None:
-        self._ping = self._connection.send_ping()
+    def _send_ping(self, connection: Monitored, now: float) -> None:
+        self._ping = connection.send_ping()
         if self._ping is not None:
             unsent = self._transport.taken < self._transport.written
             self._mark = self._transport.written if unsent else None
             self._taken_at = now
             self._look_again(now + self._timeout, now)
 
-    def _wait_for_pong(self, now: float) -> None:
+    def _wait_for_pong(self, connection: Monitored, now: float) -> None:
         if self._mark is not None and self._transport.taken_at > self._taken_at:
             self._taken_at = self._transport.taken_at
             if self._transport.taken >= self._mark:
                 self._mark = None
-        heard_at = max(self._transport.received_at, self._connection.listening_since)
+        heard_at = max(self._transport.received_at, connection.listening_since)
         deadline = max(self._taken_at, heard_at) + self._timeout
-        if not self._connection.listening:
+        if not connection.listening:
             deadline = now + self._timeout
         if deadline <= now:
-            self._connection.ping_timed_out()
+            connection.ping_timed_out()
             return
-        if deadline == math.inf or not self._connection.listening:
-            self._repeat_ping(now)
+        if deadline == math.inf or not connection.listening:
+            self._repeat_ping(connection, now)
         self._look_again(deadline, now)
 
-    def _repeat_ping(self, now: float) -> None:
+    def _repeat_ping(self, connection: Monitored, now: float) -> None:
         assert self._interval is not None
         assert self._ping is not None
         if self._ping.sent_at + self._interval <= now:
-            self._connection.repeat_ping(self._ping)
+            connection.repeat_ping(self._ping)
 
     def _look_again(self, deadline: float, now: float) -> None:
         """Look at the deadline, or earlier if the next ping can be due before it."""

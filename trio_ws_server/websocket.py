@@ -4,13 +4,12 @@ The Trio side of a WebSocket connection: messages in and out, flow control, the 
 What arrives is taken from the transport at once and put into the inbox, where tasks that receive find it; a full
 inbox pauses the transport. What is sent goes to the transport's buffer; a full buffer makes tasks that send wait.
 While messages are still unread, more is about to be sent: frames wait for each other then, to leave together. No
-task is needed but those of the application, until the connection is to be closed. Open, closing, closed is decided
-in `protocol.websocket`; here is only what follows from it.
+task is needed but those of the application. Open, closing, closed is decided in `protocol.websocket`; here is only
+what follows from it, and in `closing` what follows for the TCP connection.
 """
 
 from __future__ import annotations
 
-import math
 from collections import deque
 from contextlib import closing
 from dataclasses import dataclass
@@ -19,6 +18,7 @@ from typing import TYPE_CHECKING, Self
 import trio
 
 from trio_ws_server.close_codes import CloseCode, check_close
+from trio_ws_server.closing import Closing
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
 from trio_ws_server.protocol.frames import payload_size
@@ -97,7 +97,7 @@ class WebSocket:
         self._changes = Changes()
         """Of all else."""
         self._peer_eof = False
-        self._closing = False
+        self._closing: Closing | None = None
         self._failing = False
         self._reading_paused = False
         self._paused_at = 0.0
@@ -441,35 +441,6 @@ class WebSocket:
 
     # Closing.
 
-    async def _finish(self) -> None:
-        """See the connection through the closing handshake, to the end of TCP; cancelled, drop it."""
-        try:
-            if await self._close_taken():
-                with trio.move_on_after(self._config.close_timeout):
-                    await self._end()
-        finally:
-            self._transport.abort()
-
-    async def _close_taken(self) -> bool:
-        """
-        Wait until the peer has taken our close frame, behind what was sent before it; return whether it has.
-
-        One that reads slowly has ``close_timeout`` for each time that it takes something; one that the connection
-        has failed for has that much in all.
-        """
-        failed = self._protocol.ending in (Ending.PROTOCOL_ERROR, Ending.LOST)
-        with trio.move_on_after(self._config.close_timeout if failed else math.inf):
-            return await self._transport.flush(self._config.close_timeout)
-        return False
-
-    async def _end(self) -> None:
-        """Wait for the peer's close frame, and end the TCP connection."""
-        await self._changes.until(lambda: self._protocol.state is State.CLOSED)
-        if self._protocol.client:
-            # RFC 6455 section 7.1.1: it is for the server to close the TCP connection first.
-            await self._changes.until(lambda: self._peer_eof)
-        await self._transport.shutdown(linger=self._config.close_timeout)
-
     def _after_protocol(self) -> None:
         """Do what follows from a call to the protocol that may have ended the open state."""
         self._arrivals.announce()
@@ -483,10 +454,10 @@ class WebSocket:
             self._transport.call_at(trio.current_time() + self._config.close_timeout, self._give_up)
 
     def _leave_open(self) -> None:
-        if not self._closing:
-            self._closing = True
+        if self._closing is None:
             self._keepalive.stop()
-            self._transport.start_soon(self._finish)
+            self._closing = Closing(self._transport, self._protocol, self._config.close_timeout)
+        self._closing.go_on(peer_ended=self._peer_eof)
         if self._reading_paused:
             # Nothing more goes into the inbox; the peer's close frame must be seen.
             self._resume_reading()

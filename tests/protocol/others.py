@@ -8,7 +8,7 @@ from websockets.extensions.permessage_deflate import PerMessageDeflate as Websoc
 from websockets.frames import Frame, Opcode
 from websockets.protocol import Protocol as WebsocketsProtocol
 from websockets.protocol import Side
-from wsproto.connection import Connection, ConnectionState, ConnectionType
+from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Message
 from wsproto.events import Ping as WsprotoPing
 from wsproto.events import Pong as WsprotoPong
@@ -23,13 +23,20 @@ if TYPE_CHECKING:
     from tests.protocol.ends import Link, Received
 
 
-def read_by_wsproto(link: Link, stream: bytes) -> list[Received | Close]:
-    """Return what wsproto makes of a stream, its pieces of messages put together, errors as their code."""
+def read_by_wsproto(link: Link, stream: bytes, *, closing: bool = False) -> list[Received | Close]:
+    """
+    Return what wsproto makes of a stream, its pieces of messages put together, errors as their code.
+
+    When it is ``closing`` it has sent a close frame.
+    """
     extensions: list[Extension] = []
     if link.deflate is not None:
         extensions.append(WsprotoDeflate())
         extensions[0].finalize(f"permessage-deflate{link.deflate}")
     connection = Connection(ConnectionType.CLIENT if link.client else ConnectionType.SERVER, extensions)
+    if closing:
+        connection.send(CloseConnection(1001))
+    may_fail = connection.state
     connection.receive_data(stream)
     events: list[Received | Close] = []
     parts: list[str | bytes] = []
@@ -46,7 +53,7 @@ def read_by_wsproto(link: Link, stream: bytes) -> list[Received | Close]:
             case WsprotoPong(payload=payload):
                 events.append(Pong(bytes(payload)))
             case CloseConnection(code=code, reason=reason):
-                failed = connection.state is ConnectionState.OPEN
+                failed = connection.state is may_fail
                 events.append(Close(code, "" if failed else reason or ""))
     return events
 

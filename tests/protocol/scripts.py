@@ -178,6 +178,8 @@ def right_scripts(*, with_controls: bool = True, with_final_blocks: bool = True)
 _characters_and_parts = st.lists(
     st.sampled_from([b"a", b"\xc3", b"\xe2", b"\x82", b"\xac", b"\xf0\x9f", b"\xed", b"\xff"]), max_size=6
 ).map(b"".join)
+_notable_codes = [None, 0, 255, *range(998, 1018), 2999, 3000, 4999, 5000, 65535]
+close_codes = st.sampled_from(_notable_codes) | st.integers(0, 65535)
 _just_too_long = st.integers(LIMITED.max_message_size - 1, LIMITED.max_message_size + 20).map(bytes)
 _data_opcodes = st.sampled_from([CONTINUATION, TEXT, BINARY])
 _opcodes = st.sampled_from([CONTINUATION, TEXT, BINARY, PING, PONG])
@@ -206,7 +208,7 @@ _any_step = st.one_of(
         length=st.sampled_from([LIMITED.max_message_size + 1, 2**16, 2**63 - 1, 2**63]),
     ),
     _step(Script.fragments, opcode=_data_opcodes, count=st.integers(1, LIMITED.max_message_fragments + 1)),
-    _step(Script.close, code=st.sampled_from([None, 1000, 1001, 4999]), reason=_characters_and_parts),
+    _step(Script.close, code=close_codes, reason=_characters_and_parts),
     _step(Script.error, name=st.sampled_from(list(errors(masked=True, limit=LIMITED.max_message_size)))),
     _step(Script.raw, data=st.binary(max_size=8)),
     _step(Script.change, place=st.integers(0, 100), byte=st.integers(0, 255)),

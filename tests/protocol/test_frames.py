@@ -16,14 +16,17 @@ from tests.protocol.ends import Link
 from tests.protocol.frames import MASK, frame, header
 from tests.protocol.frames import TEXT as TEXT_OPCODE
 from tests.protocol.others import read_by_websockets, read_by_wsproto
+from trio_ws_server.close_codes import Close
 from trio_ws_server.protocol import frames
 from trio_ws_server.protocol.frames import (
     BINARY,
+    CLOSE,
     COMPRESSED,
     MASKED,
     PING,
     PONG,
     TEXT,
+    close_payload,
     encode,
     encode_message,
     encode_shared,
@@ -86,10 +89,10 @@ def test_a_frame_is_located_as_soon_as_its_length_has_come(size: int) -> None:
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("compressed", [False, True])
-def test_simple_are_frames_with_the_right_mask_that_are_whole_messages_pings_or_pongs(
+def test_simple_are_frames_with_the_right_mask_that_are_whole_messages_or_control_frames(
     compressed: bool, masked: bool
 ) -> None:
-    simple = {frame(opcode, masked=masked)[0] for opcode in (1, 2, 9, 10)}
+    simple = {frame(opcode, masked=masked)[0] for opcode in (1, 2, 8, 9, 10)}
     if compressed:
         simple |= {frame(opcode, masked=masked, rsv=4)[0] for opcode in (1, 2)}
     for first in range(256):
@@ -108,9 +111,18 @@ def test_simple_are_frames_with_the_right_mask_that_are_whole_messages_pings_or_
         b"\x82\x7f" + (2**63).to_bytes(8, "big"),
         b"\x89\x7e",
         b"\x8a\x7f",
+        b"\x88\x7e",
         b"\x83\x7e",
     ],
-    ids=["two bytes for one", "eight bytes for two", "64 bits", "a long ping", "a long pong", "reserved"],
+    ids=[
+        "two bytes for one",
+        "eight bytes for two",
+        "64 bits",
+        "a long ping",
+        "a long pong",
+        "a long close",
+        "reserved",
+    ],
 )
 def test_a_frame_whose_length_is_wrong_is_not_simple_as_soon_as_that_shows(start: bytes) -> None:
     assert locate(start[:-1], 0) is None
@@ -136,8 +148,9 @@ def test_a_message_of_any_size_is_what_others_read(unit: str | bytes, size: int,
 def test_frames_of_all_kinds_are_what_others_read(masked: bool) -> None:
     sent = encode(PING, b"a", masked=masked) + encode(PONG, b"", masked=masked)
     sent += encode(BINARY, b"b", masked=masked) + encode(TEXT, "ä".encode(), masked=masked)
+    sent += encode(CLOSE, close_payload(Close(4999, "ä")), masked=masked)
     peer = Link(client=not masked, deflate=None)
-    assert read_by_wsproto(peer, sent) == [Ping(b"a"), Pong(b""), b"b", "ä"]
+    assert read_by_wsproto(peer, sent) == [Ping(b"a"), Pong(b""), b"b", "ä", Close(4999, "ä")]
 
 
 def test_a_compressed_frame_says_so() -> None:

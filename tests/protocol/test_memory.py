@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.protocol.ends import Link, receive
-from tests.protocol.frames import BINARY, CONTINUATION, PING, PONG, TEXT, frame, header
+from tests.protocol.frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, frame, header
 from tests.protocol.memory import held_by, most_held_during
 from trio_ws_server.config import MIB, Config
 from trio_ws_server.protocol.websocket import Ping, Pong, WebSocketProtocol
@@ -42,6 +42,17 @@ def test_an_idle_connection_holds_200_bytes_and_500_more_where_compression_was_a
 ) -> None:
     assert held_by(lambda: [happen(PLAIN.end(CONFIG)) for _ in range(50)]) < 50 * 220
     assert held_by(lambda: [happen(DEFLATED.end(CONFIG)) for _ in range(50)]) < 50 * 720
+
+
+def part(end: WebSocketProtocol) -> WebSocketProtocol:
+    """Have it answer the peer's close frame."""
+    assert receive(end, frame(CLOSE, b"\x03\xe8")) == []
+    assert end.data_to_send() == frame(CLOSE, b"\x03\xe8", masked=False)
+    return end
+
+
+def test_a_connection_that_has_been_closed_properly_holds_the_close_frames_beside() -> None:
+    assert held_by(lambda: [part(PLAIN.end(CONFIG)) for _ in range(50)]) < 50 * 400
 
 
 @pytest.mark.parametrize("rest", [b"", frame(BINARY, b"a")[:3], frame(PING, b"a")[:-1]])

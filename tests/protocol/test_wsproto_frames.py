@@ -10,10 +10,11 @@ import wsproto.events as ws
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.ends import Link, Received, links, receive
-from tests.protocol.frames import BINARY, PING, TEXT
+from tests.protocol.ends import Link, Received, links, receive, uncompressed_links
+from tests.protocol.frames import BINARY, CLOSE, PING, TEXT, close_frame
+from tests.protocol.others import read_by_wsproto
 from tests.protocol.pieces import EFFORT, cut, cuts
-from tests.protocol.scripts import LIMITED, Script, any_scripts
+from tests.protocol.scripts import LIMITED, Script, any_scripts, close_codes
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
 from trio_ws_server.protocol.violation import Violation
@@ -35,8 +36,6 @@ class WsprotoAlone:
         self._frames = WsprotoFrames(config, client=link.client, deflate=link.compression(config))
         self._closing = closing
         self._pieces: list[Any] = []
-        if closing:
-            self._frames.close_frame(Close(1001))
 
     def receive(self, data: bytes) -> list[Received]:
         received: list[Received] = []
@@ -116,3 +115,38 @@ def test_messages_of_any_size_bring_what_they_bring_if_wsproto_reads_all(
         else:
             script.frame(opcode, payload)
     check_same(link, Config(), cut(script.stream, places))
+
+
+def close_payload(code: int | None, reason: bytes) -> bytes:
+    return b"" if code is None else code.to_bytes(2) + reason
+
+
+@settings(max_examples=400 * EFFORT)
+@given(
+    links,
+    st.integers(0, 2),
+    st.builds(close_payload, close_codes, st.text(max_size=12).map(str.encode) | st.binary(max_size=124))
+    | st.binary(max_size=2),
+    st.binary(max_size=8),
+    cuts,
+    st.booleans(),
+)
+def test_a_close_frame_says_what_it_says_if_wsproto_reads_it(
+    link: Link, fragments: int, payload: bytes, behind: bytes, places: Sequence[int], closing: bool
+) -> None:
+    script = Script(link)
+    script.fragments(BINARY, fragments)
+    script.frame(CLOSE, payload)
+    script.raw(behind)
+    check_same(link, Config(), cut(script.stream, places), closing=closing)
+
+
+def test_a_close_code_passes_if_it_passes_wsproto() -> None:
+    for code in [*range(5010), *range(65526, 65536)]:
+        check_same(Link(client=False, deflate=None), Config(), [close_frame(code)])
+
+
+@given(any_scripts(uncompressed_links))
+def test_wsproto_reads_on_as_before_once_it_has_sent_a_close_frame(script: Script) -> None:
+    as_before = read_by_wsproto(script.link, script.stream)
+    assert read_by_wsproto(script.link, script.stream, closing=True) == as_before

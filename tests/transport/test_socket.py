@@ -115,13 +115,13 @@ async def test_what_is_held_leaves_when_it_is_much(network: Network, sends: list
 
 
 @polled_networks
-async def test_what_is_held_counts_as_unsent_and_a_flush_sends_it(
+async def test_what_is_held_counts_as_unsent_and_a_push_sends_it(
     network: Network, sends: list[bytes]
 ) -> None:
     async with line(network, buffered=True) as it:
         it.transport.write_soon(b"held")
         assert it.unsent() == 4
-        assert await it.transport.flush(1)
+        it.transport.push()
         assert it.unsent() == 0
         assert sends == [b"held"]
 

@@ -44,20 +44,6 @@ async def test_a_sender_waits_from_above_the_high_water_mark_down_to_the_low_one
         assert it.recorder.events == ["writable again"]
 
 
-async def test_a_flush_waits_for_what_was_written_before_it_and_not_for_what_comes_after() -> None:
-    async with line() as it, trio.open_nursery() as nursery:
-        it.transport.write(bytes(32 * KIB))
-        nursery.start_soon(it.transport.flush, 60)
-        await wait_all_tasks_blocked()
-        it.transport.write(bytes(32 * KIB))
-        await it.peer_reads(16 * KIB)
-        await wait_all_tasks_blocked()
-        assert nursery.child_tasks
-        await it.peer_reads(16 * KIB)
-        await wait_all_tasks_blocked()
-        assert not nursery.child_tasks
-
-
 @pytest.mark.parametrize("direction", ["send_stream", "receive_stream"])
 async def test_a_broken_stream_is_a_lost_connection(direction: str) -> None:
     ours, theirs = memory_stream_pair()

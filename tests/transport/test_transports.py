@@ -313,58 +313,53 @@ async def test_a_peer_that_closes_with_data_unread_is_lost(network: Network) -> 
         assert it.recorder.events[-1] == "lost"
 
 
-# Waiting for what was written to be taken
+# How far the peer is
 
 
 @networks
-async def test_a_flush_waits_for_what_was_written_before_it_and_not_for_what_comes_after(
-    network: Network,
-) -> None:
-    async with line(network) as it, trio.open_nursery() as nursery:
+async def test_what_was_written_before_has_been_taken_whatever_comes_after(network: Network) -> None:
+    async with line(network) as it:
         it.transport.write(bytes(32 * KIB))
-        nursery.start_soon(it.transport.flush, 60)
-        await wait_all_tasks_blocked()
         mark = it.transport.written
         it.transport.write(bytes(32 * KIB))
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
         assert it.transport.taken < mark
-        assert nursery.child_tasks
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
         assert it.transport.taken >= mark
-        assert not nursery.child_tasks
-
-
-@networks
-async def test_a_flush_gives_up_on_a_peer_that_takes_nothing_but_not_on_a_slow_one(
-    network: Network,
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with line(network) as it, trio.open_nursery() as nursery:
-        it.transport.write(bytes(48 * KIB))
-        nursery.start_soon(it.peer_reads, 16 * KIB)
-        assert not await it.transport.flush(10)
-        assert trio.current_time() == 10
-        for _ in range(2):
-            await trio.sleep(9)
-            nursery.start_soon(it.peer_reads, 16 * KIB)
-        assert await it.transport.flush(10)
-
-
-@networks
-async def test_a_flush_of_a_connection_that_is_lost_says_so_at_once(
-    network: Network,
-    autojump_clock: trio.testing.MockClock,
-) -> None:
-    async with line(network) as it, trio.open_nursery() as nursery:
-        it.transport.write(bytes(48 * KIB))
-        nursery.start_soon(it.peer.aclose)
-        assert not await it.transport.flush(10)
-        assert trio.current_time() == 0
 
 
 # Ending
+
+
+@networks
+async def test_an_end_waits_for_the_peers_and_drops_what_comes_before_it(network: Network) -> None:
+    async with line(network, buffered=True) as it:
+        assert isinstance(it.peer, HalfCloseableStream)
+        it.transport.write(b"last words")
+        it.transport.end()
+        it.transport.end()
+        assert await it.peer_reads_all() == b"last words"
+        await it.peer.send_all(b"too late")
+        await wait_all_tasks_blocked()
+        assert not it.lost()
+        await it.peer.send_eof()
+        await wait_all_tasks_blocked()
+        assert it.lost()
+        assert it.recorder.data == b""
+        assert it.recorder.events == ["eof", "lost"]
+
+
+@networks
+async def test_an_end_waits_for_a_slow_peer_to_take_all(network: Network) -> None:
+    async with line(network) as it:
+        it.transport.write(bytes(100 * KIB))
+        it.transport.end()
+        await wait_all_tasks_blocked()
+        assert it.unsent()
+        assert await it.peer_reads_all() == bytes(100 * KIB)
+        assert not it.lost()
 
 
 @networks

@@ -1,8 +1,9 @@
 """
 The WebSocket state machine: open, closing, closed, decided here and nowhere else.
 
-Frames that are whole messages, pings and pongs are read and written here (`protocol.frames`), all others by wsproto
-(`protocol.wsproto_frames`), and what comes is the same as if wsproto read them all. Beside that:
+Frames that are whole messages, pings, pongs and close frames are read and written here (`protocol.frames`), all
+others, and whatever is wrong, are read by wsproto (`protocol.wsproto_frames`), and what comes is the same as if
+wsproto read them all. Beside that:
 
 - What is wrong ends the connection with the close frame that RFC 6455 section 7.1.7 asks for; nothing that the peer
   sends raises.
@@ -35,17 +36,20 @@ from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, Conne
 from trio_ws_server.protocol import frames
 from trio_ws_server.protocol.frames import (
     BINARY,
+    CLOSE,
     COMPRESSED,
     MASKED,
     PING,
     PLAIN,
     PONG,
     TEXT,
+    close_payload,
     encode,
     encode_message,
     encode_shared,
     locate,
     payload_size,
+    read_close,
     simple_kinds,
 )
 from trio_ws_server.protocol.payload import Payload
@@ -199,14 +203,15 @@ class WebSocketProtocol:
         try:
             if self._left:
                 return self._read_on()
-            frame = locate(data, self._start)
+            start = self._start
+            frame = locate(data, start)
             if frame is None:
                 self._wait()
                 return None
             kind, body, end = frame
             size = end - body
             if kind not in self._kinds or size > self._config.max_message_size:
-                self._left = end - self._start
+                self._left = end - start
                 return self._read_on()
             compressed = kind & COMPRESSED
             if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
@@ -223,21 +228,26 @@ class WebSocketProtocol:
                 return self._take_message(decoded(payload), len(payload))
             if first == BINARY:
                 return self._take_message(payload, len(payload))
-            return self._take_ping(payload) if first == PING else Pong(payload)
+            if first == PING:
+                return self._take_ping(payload)
+            if first == PONG:
+                return Pong(payload)
+            close = read_close(payload)
+            return self._take_from_wsproto(data[start:end]) if close is None else self._take_close(close)
         except UnicodeDecodeError:
             return self._fail_after_messages(Violation(CloseCode.INVALID_DATA))
         except Violation as violation:
             return self._fail_after_messages(violation)
 
     def _wait(self) -> None:
-        """Keep what has come of a header, or of a ping or pong, and nothing else, until more comes."""
+        """Keep what has come of a header, or of a control frame, and nothing else, until more comes."""
         self._data = self._data[self._start :]
         self._start = 0
 
     def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
         """Begin a frame that has not come as a whole, or that takes long to inflate."""
         first = kind & PLAIN
-        if body > len(self._data) or first in (PING, PONG):
+        if body > len(self._data) or first in (CLOSE, PING, PONG):
             self._wait()
             return None
         self._payload = Payload(
@@ -264,9 +274,10 @@ class WebSocketProtocol:
         return self._take_piece(piece_of_message, finished)
 
     def _take_from_wsproto(self, piece: bytes) -> str | bytes | Ping | Pong | Internal:
-        wsproto = self._made_wsproto()
-        event = wsproto.receive(piece)
-        self._kinds = frozenset() if wsproto.within_message else self._simple_kinds()
+        if self._wsproto is None:
+            self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
+        event = self._wsproto.receive(piece)
+        self._kinds = frozenset() if self._wsproto.within_message else self._simple_kinds()
         match event:
             case ws.TextMessage() | ws.BytesMessage():
                 data = bytes(event.data) if isinstance(event, ws.BytesMessage) else event.data
@@ -276,7 +287,7 @@ class WebSocketProtocol:
             case ws.Pong(payload=payload):
                 return Pong(payload)
             case Close():
-                self._take_close(event)
+                return self._take_close(event)
         return Internal.EVENT
 
     def _take_piece(self, piece: str | bytes, finished: bool) -> str | bytes | Internal:
@@ -306,12 +317,13 @@ class WebSocketProtocol:
     def _take_ping(self, payload: bytes) -> Ping | Internal:
         return Ping(payload) if self.state is _OPEN else Internal.EVENT
 
-    def _take_close(self, close: Close) -> None:
+    def _take_close(self, close: Close) -> Internal:
         self.close_received = close
         if self.state is State.OPEN:
             # RFC 6455 section 5.5.1: answer with the status code received.
             self._queue_close(Close(close.code))
         self._end(Ending.PEER_CLOSE)
+        return Internal.EVENT
 
     def _go_to(self, place: int) -> None:
         """Go on reading there. Once all that has come has been read, none of it is kept."""
@@ -418,13 +430,8 @@ class WebSocketProtocol:
         return data
 
     def _queue_close(self, close: Close) -> None:
-        self._outgoing += self._made_wsproto().close_frame(close)
+        self._outgoing += encode(CLOSE, close_payload(close), masked=self.client)
         self.close_sent = close
-
-    def _made_wsproto(self) -> WsprotoFrames:
-        if self._wsproto is None:
-            self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
-        return self._wsproto
 
     def _end(self, ending: Ending) -> None:
         state = _NEXT_STATE.get((self.state, ending))

@@ -1,4 +1,4 @@
-"""The frames that are wsproto's: fragments of messages, control frames between them, close frames, wrong frames."""
+"""The frames that are wsproto's: fragments of messages, control frames between them, wrong frames."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ if TYPE_CHECKING:
 
 class WsprotoFrames:
     """
-    A `wsproto.Connection` that is shown some of the frames of a connection, and sends its close frame.
+    A `wsproto.Connection` that is shown some of the frames that a connection receives, and none that it sends.
 
-    Whole frames can pass it by, in either direction, while `within_message` is false: what is between messages has
-    no effect on what wsproto makes of later frames.
+    Whole frames can pass it by while `within_message` is false: what is between messages has no effect on what
+    wsproto makes of later frames. Nor has our own close frame: a connection that has sent one reads on as before.
     """
 
     __slots__ = ("_bad_gateway", "_connection", "_limits")
@@ -51,17 +51,11 @@ class WsprotoFrames:
         event = next(self._connection.events(), None)
         if not isinstance(event, ws.CloseConnection):
             return event
-        if self._connection.state in (ConnectionState.OPEN, ConnectionState.LOCAL_CLOSING):
+        if self._connection.state is ConnectionState.OPEN:
             # An error comes as if it were a close frame, but leaves the state as it is.
             raise Violation(event.code, event.reason or "")
         code = CloseCode.BAD_GATEWAY if self._bad_gateway.seen else event.code
         return Close(int(code), event.reason or "")
-
-    def close_frame(self, close: Close) -> bytes:
-        """Return a close frame: the first, or the answer to the peer's."""
-        # wsproto knows an empty close frame by the identity of this code.
-        code = CloseReason.NO_STATUS_RCVD if close.code == CloseCode.NO_STATUS_RCVD else close.code
-        return self._connection.send(ws.CloseConnection(code=code, reason=close.reason or None))
 
 
 class _FrameHook(Extension):

@@ -86,6 +86,9 @@ class Transport(ABC):
         """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
         self._unsent = 0
         self._released = False
+        self._ending = False
+        self._side_ended = False
+        self._peer_ended = False
         self._config = config
         self._engine = engine
         self._changes = Changes()
@@ -156,22 +159,6 @@ class Transport(ABC):
         """
         await self._changes.until(lambda: not self.congested)
 
-    async def flush(self, patience: float) -> bool:
-        """
-        Wait until the network has taken all that has been written by now; return whether it has.
-
-        It has not if the connection is lost, or if nothing was taken for ``patience`` seconds. Cancelling it leaves
-        what was written to be sent.
-        """
-        self.push()
-        mark = self.written
-        while (taken := self.taken) < mark and not self.lost:
-            await self._more_taken_than(taken, trio.current_time() + patience)
-            self.look()
-            if self.taken == taken:
-                return False
-        return not self.lost
-
     @abstractmethod
     def look(self) -> None:
         """Take what has come by now, before it is held against the peer that nothing has."""
@@ -185,14 +172,29 @@ class Transport(ABC):
         """Go on after `pause_reading`."""
 
     @abstractmethod
-    async def shutdown(self, linger: float) -> None:
+    def end(self) -> None:
         """
         Send what is buffered, end our side, drop what still arrives until the peer ends its side, and close.
 
         Closing a socket that holds unread data resets the connection, and the reset can destroy our last bytes
-        before the peer has read them (RFC 9112 section 9.6); so the peer's end is waited for, at most ``linger``
-        seconds. Cancelling it closes the connection at once.
+        before the peer has read them (RFC 9112 section 9.6); so the peer's end is waited for. How long, is for the
+        caller to say, by `abort`. Without effect on a connection that is being ended, or is lost.
         """
+
+    async def shutdown(self, linger: float) -> None:
+        """
+        Do as `end` does, and wait for it; for the peer's end, once our side is ended, at most ``linger`` seconds.
+
+        Cancelling it closes the connection at once.
+        """
+        try:
+            self.end()
+            await self._changes.until(lambda: self._side_ended or self.lost)
+            if linger > 0:
+                deadline = trio.current_time() + linger
+                await self.timers.in_time(self._changes, lambda: self.lost, deadline)
+        finally:
+            self.abort()
 
     def abort(self) -> None:
         """Drop the connection now, with whatever is in its buffers."""
@@ -258,6 +260,18 @@ class Transport(ABC):
     def _close(self) -> None:
         """Close what is below, and drop what is buffered."""
 
+    def _our_side_has_ended(self) -> None:
+        self._side_ended = True
+        self._changes.announce()
+        if self._peer_ended:
+            self.abort()
+
+    def _peers_side_has_ended(self) -> None:
+        self._peer_ended = True
+        self.receiver.eof_received()
+        if self._side_ended:
+            self.abort()
+
     def _look_at_high_water(self) -> None:
         if self._unsent > self._config.write_high_water:
             self.congested = True
@@ -274,9 +288,6 @@ class Transport(ABC):
         if self.congested and self._unsent <= self._config.write_low_water:
             self.congested = False
             self.receiver.writable_again()
-
-    async def _more_taken_than(self, taken: int, deadline: float) -> None:
-        await self.timers.in_time(self._changes, lambda: self.taken > taken or self.lost, deadline)
 
     async def _run(self, function: Callable[[], Awaitable[None]], scope: trio.CancelScope) -> None:
         try:

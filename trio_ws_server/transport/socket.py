@@ -63,8 +63,6 @@ class SocketTransport(Transport):
         self._blocked = False
         self._timing_writes = False
         self._reading_paused = False
-        self._closing = False
-        self._eof_received = False
 
     def write(self, data: bytes) -> None:
         if self.lost:
@@ -88,7 +86,7 @@ class SocketTransport(Transport):
             self._block()
 
     def write_soon(self, data: bytes) -> None:
-        if self._closing or self.lost:
+        if self._ending or self.lost:
             self.write(data)
             return
         if not self._unsent:
@@ -121,37 +119,25 @@ class SocketTransport(Transport):
         self._reading_paused = False
         self._watch()
 
-    async def shutdown(self, linger: float) -> None:
-        self._closing = True
+    def end(self) -> None:
+        if self._ending or self.lost:
+            return
+        self._ending = True
         self.resume_reading()
-        try:
-            self.push()
-            await self._all_sent()
-            if not self.lost:
-                self._socket.shutdown(socket.SHUT_WR)
-            with trio.move_on_after(linger):
-                await self._changes.until(lambda: self._eof_received or self.lost)
-        except OSError:
-            # The peer has dropped the connection, and the poller has yet to see it.
-            pass
-        finally:
-            self.abort()
+        self.push()
+        self._end_if_all_is_sent()
 
     # What the poller calls.
 
     def ready(self, events: int) -> None:
         """Receive, and send what is unsent, as far as the events allow."""
         # What a peer sent before it went is there to be read; sending fails then, and ends all.
-        if events & ~WRITABLE and not self._eof_received:
+        if events & ~WRITABLE and not self._peer_ended:
             self._receive()
         if self._blocked and events & ~READABLE and not self.lost:
             self._send_buffered()
 
     # How.
-
-    async def _all_sent(self) -> None:
-        """Wait until the network has taken all there is to be sent before our side is ended."""
-        await self._changes.until(lambda: not self._unsent)
 
     def _begin(self) -> None:
         self._poller.add(self._fd, self)
@@ -180,11 +166,9 @@ class SocketTransport(Transport):
             self.abort()
             return
         if not size:
-            self._eof_received = True
+            self._peers_side_has_ended()
             self._watch()
-            self._changes.announce()
-            self.receiver.eof_received()
-        elif not self._closing:
+        elif not self._ending:
             self.received_at = self._poller.looked_at
             self.receiver.data_received(self._poller.buffer[:size].tobytes())
 
@@ -198,6 +182,18 @@ class SocketTransport(Transport):
         self._blocked = bool(self._unsent)
         self._watch()
         self._tell_of_room()
+        self._end_if_all_is_sent()
+
+    def _end_if_all_is_sent(self) -> None:
+        if not self._ending or self._unsent or self.lost:
+            return
+        try:
+            self._socket.shutdown(socket.SHUT_WR)
+        except OSError:
+            # The peer has dropped the connection, and the poller has yet to see it.
+            self.abort()
+        else:
+            self._our_side_has_ended()
 
     def _send(self) -> None:
         """Send until nothing is left or the socket has no room; raises ``OSError`` for one that is lost."""
@@ -244,7 +240,7 @@ class SocketTransport(Transport):
         """Have the poller look for what there is to do."""
         if self.lost:
             return
-        reading = not self._reading_paused and not self._eof_received
+        reading = not self._reading_paused and not self._peer_ended
         events = READABLE * reading | WRITABLE * self._blocked
         if events != self._events:
             self._poller.watch(self._fd, events, before=self._events)

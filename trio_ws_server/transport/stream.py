@@ -34,9 +34,6 @@ class StreamTransport(Transport):
         self._stream = stream
         self._chunks: list[bytes] = []
         self._reading_paused = False
-        self._closing = False
-        self._eof_sent = False
-        self._eof_received = False
         self._read_changes = Changes()
         self._write_changes = Changes()
 
@@ -68,16 +65,10 @@ class StreamTransport(Transport):
         self._reading_paused = False
         self._read_changes.announce()
 
-    async def shutdown(self, linger: float) -> None:
-        self._closing = True
+    def end(self) -> None:
+        self._ending = True
         self.resume_reading()
         self._write_changes.announce()
-        try:
-            await self._changes.until(lambda: self._eof_sent or self.lost)
-            with trio.move_on_after(linger):
-                await self._changes.until(lambda: self._eof_received or self.lost)
-        finally:
-            self.abort()
 
     def _begin(self) -> None:
         self.start_soon(self._run_loops)
@@ -108,14 +99,12 @@ class StreamTransport(Transport):
         except _GONE:
             self.abort()
         if not self.lost:
-            self._eof_received = True
-            self._changes.announce()
-            self.receiver.eof_received()
+            self._peers_side_has_ended()
 
     async def _receive(self) -> bool:
         """Hand on what arrives, and keep nothing of it; return whether it was not the end."""
         data = await self._stream.receive_some()
-        if data and not self._closing and not self.lost:
+        if data and not self._ending and not self.lost:
             self.received_at = trio.current_time()
             self.receiver.data_received(bytes(data))
         return bool(data)
@@ -124,7 +113,7 @@ class StreamTransport(Transport):
         """Send what is written, until the transport is shut down and all is sent."""
         try:
             while True:
-                await self._write_changes.until(lambda: bool(self._chunks) or self._closing)
+                await self._write_changes.until(lambda: bool(self._chunks) or self._ending)
                 if not self._chunks:
                     break
                 await self._send_buffered()
@@ -159,5 +148,4 @@ class StreamTransport(Transport):
                 await self._stream.send_eof()
             else:
                 await self._stream.aclose()
-        self._eof_sent = True
-        self._changes.announce()
+        self._our_side_has_ended()

@@ -35,19 +35,20 @@ PIECE_SIZE = 4 * PLAINTEXT_SIZE
 class TLSSocket:
     """A non-blocking socket that sends and receives plaintext, after a handshake that took no byte too many."""
 
-    __slots__ = ("_ahead", "_ciphertext", "_ended", "_failed", "_socket", "_tls")
+    __slots__ = ("_ahead", "_ciphertext", "_failed", "_socket", "_tls", "ended")
 
     def __init__(self, sock: Socket, tls: TLS) -> None:
         self._socket = sock
         self._tls = tls
         self._ciphertext = memoryview(b"")
         self._ahead = 0
-        self._ended = False
         self._failed = False
+        self.ended = False
+        """Whether no TLS is spoken any more."""
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what data stands for; what the network has not taken of it may be encrypted already."""
-        if self._ended:
+        if self.ended:
             return self._socket.send(data)
         if self._failed:
             raise ConnectionAbortedError("sending has failed before")
@@ -67,7 +68,7 @@ class TLSSocket:
         The peer ends its side by ``close_notify``. Where the connection is just cut, or what comes is not what
         the peer has encrypted, it is lost.
         """
-        if self._ended:
+        if self.ended:
             return self._socket.recv_into(buffer)
         # Plaintext is no longer than its record, and no more than a part of one came earlier: so what is
         # decrypted never reaches what is not.
@@ -96,7 +97,7 @@ class TLSSocket:
     def end(self) -> bytes:
         """Speak no more TLS; return what is left to be sent, which ends with ``close_notify``."""
         self._tls.end()
-        self._ended = True
+        self.ended = True
         return bytes(self._ciphertext) + self._tls.output()
 
     def shutdown(self, how: int) -> None:
@@ -182,7 +183,7 @@ class TLSTransport(SocketTransport):
         self._socket = self._tls_socket = TLSSocket(self._socket, self._tls)
         super()._begin()
 
-    async def _all_sent(self) -> None:
-        await super()._all_sent()
-        self.write(self._tls_socket.end())
-        await super()._all_sent()
+    def _end_if_all_is_sent(self) -> None:
+        if self._ending and not self._unsent and not self._tls_socket.ended:
+            self.write(self._tls_socket.end())
+        super()._end_if_all_is_sent()
