@@ -322,6 +322,16 @@ def test_a_large_message_is_inflated_in_steps_between_which_others_can_have_thei
     assert message == bytes(8 * MIB)
 
 
+def test_a_large_message_that_is_not_compressed_takes_no_steps() -> None:
+    ours, _ = deflated()
+    end = WebSocketProtocol(Config(), client=False, deflate=ours)
+    wire = frame(BINARY, bytes(MIB))
+    for piece in wire[:100], wire[100:]:
+        end.receive_data(piece)
+        event = end.next_event()
+    assert event == bytes(MIB)
+
+
 # The fragments of a message
 
 

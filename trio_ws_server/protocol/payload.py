@@ -14,13 +14,14 @@ if TYPE_CHECKING:
 class Payload:
     """Makes of each piece what it holds of the message: unmasked, inflated, decoded. Keeps none of it."""
 
-    __slots__ = ("_decoder", "_deflate", "_key")
+    __slots__ = ("_decoder", "_deflate", "_key", "compressed")
 
     def __init__(self, key: bytes, *, text: bool, deflate: Deflate | None) -> None:
         """Begin a payload: masked unless the key is empty, compressed where there is a ``deflate``."""
         self._key = key
         self._decoder = TextDecoder() if text else None
         self._deflate = deflate
+        self.compressed = deflate is not None
         if deflate is not None:
             deflate.begin_message()
 

@@ -261,7 +261,8 @@ class WebSocketProtocol:
 
     def _read_on(self) -> str | bytes | Ping | Pong | Internal | None:
         """Read more of the frame that has been begun: a piece of it that doesn't take long."""
-        size = self._left if self._deflate is None else min(self._left, COMPRESSED_PIECE_SIZE)
+        in_steps = self._deflate is not None if self._payload is None else self._payload.compressed
+        size = min(self._left, COMPRESSED_PIECE_SIZE) if in_steps else self._left
         piece = self._data[self._start : self._start + size]
         self._left -= len(piece)
         self._go_to(self._start + len(piece))
