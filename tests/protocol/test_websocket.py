@@ -323,7 +323,8 @@ def test_a_large_message_is_inflated_in_steps_between_which_others_can_have_thei
 
 
 def test_a_large_message_that_is_not_compressed_takes_no_steps() -> None:
-    ours, _ = deflated()
+    ours = Deflate(Config())
+    ours.accept("permessage-deflate")
     end = WebSocketProtocol(Config(), client=False, deflate=ours)
     wire = frame(BINARY, bytes(MIB))
     for piece in wire[:100], wire[100:]:
