@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -13,7 +14,8 @@ from wsproto.events import CloseConnection, Ping, TextMessage
 from tests import networks
 from tests.helpers import OneWay
 from tests.networks import SOCKETS
-from tests.websocket_peer import opened, stall
+from tests.protocol.frames import BINARY, frame
+from tests.websocket_peer import KIB, opened, stall
 from trio_ws_server.errors import ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive
 from trio_ws_server.protocol.websocket import WebSocketProtocol
@@ -59,6 +61,25 @@ async def test_messages_that_wait_behind_a_full_inbox_are_taken_when_the_connect
             await wait_all_tasks_blocked()
         received.extend([message async for message in websocket])
     assert received == [str(number) for number in range(300)]
+
+
+async def test_of_compressed_messages_as_much_is_taken_as_one_message_may_have() -> None:
+    compressor = zlib.compressobj(wbits=-15)
+    payload = compressor.compress(bytes(64 * KIB)) + compressor.flush(zlib.Z_FULL_FLUSH)
+    received = []
+    async with opened(per_message_deflate=True, max_message_size=1024 * KIB, inbox_messages=2) as (
+        websocket,
+        peer,
+    ):
+        await peer.stream.send_all(frame(BINARY, payload.removesuffix(b"\0\0\xff\xff"), rsv=4) * 40)
+        await wait_all_tasks_blocked()
+        await peer.vanish()
+        await websocket.send("met by nobody")
+        await wait_all_tasks_blocked()
+        with suppress(ConnectionClosedError):
+            while True:
+                received.append(await websocket.recv())
+    assert received == [bytes(64 * KIB)] * (2 + 1024 // 64)
 
 
 FAULTS = [

@@ -23,7 +23,7 @@ CALLS_BETWEEN_YIELDS = 32
 
 
 class Changes:
-    """Where tasks wait for something to change."""
+    """Where tasks, a few at a time, wait for something to change."""
 
     __slots__ = ("_waiting",)
 

@@ -41,7 +41,11 @@ EVENTS_PER_TURN = 64
 """Frames that are taken before other tasks get their turn: one read can bring 40,000."""
 
 EVENTS_AT_THE_END = 4096
-"""Frames that are taken, into an inbox however full, when the connection is lost and no other turn comes."""
+"""
+Frames that are taken, into an inbox however full, when the connection is lost and no other turn comes.
+
+Inflated, they may be as large as one message, and one more.
+"""
 
 PAYLOAD_PER_TURN = 256 * 1024
 """Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
@@ -282,7 +286,8 @@ class WebSocket:
         return self._pings.sent(payload)
 
     def repeat_ping(self, ping: SentPing) -> None:
-        if self._protocol.state is _OPEN:
+        # A buffer that is full is not idle.
+        if self._protocol.state is _OPEN and not self._transport.congested:
             self._transport.write(self._protocol.send_ping(ping.payload))
             ping.sent_at = trio.current_time()
 
@@ -313,7 +318,7 @@ class WebSocket:
         """Take note that the transport is gone, and what it has brought before, however full the inbox is."""
         self._peer_eof = True
         try:
-            self._take_events(EVENTS_AT_THE_END, overfill=True)
+            self._take_events(EVENTS_AT_THE_END, self._config.max_message_size, overfill=True)
             self._protocol.receive_eof()
         finally:
             self._after_protocol()
@@ -337,7 +342,7 @@ class WebSocket:
         The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
         Returns whether there is to be one.
         """
-        caught_up = self._take_events(EVENTS_PER_TURN)
+        caught_up = self._take_events(EVENTS_PER_TURN, PAYLOAD_PER_TURN)
         if caught_up and self._peer_eof:
             self._protocol.receive_eof()
         behind = not caught_up and not self._reading_paused
@@ -349,10 +354,10 @@ class WebSocket:
             self._after_protocol()
         return behind
 
-    def _take_events(self, most: int, *, overfill: bool = False) -> bool:
-        """Take what one turn has room for, and so many events at most; return whether there are no more."""
+    def _take_events(self, most: int, payload: int, *, overfill: bool = False) -> bool:
+        """Take so many events at most, until they have had so much payload; return whether there are no more."""
         protocol = self._protocol
-        enough = protocol.payload_received + PAYLOAD_PER_TURN
+        enough = protocol.payload_received + payload
         for _ in range(most):
             if self._reading_paused and not overfill:
                 return False

@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from trio.testing import wait_all_tasks_blocked
 
-from tests.helpers import Recorder
+from tests.helpers import Recorder, read_all
 from tests.networks import TLS_OVER_SOCKETS, noted_sends
 from tests.tls_ends import SERVER_CONTEXT, End, TLSPeer, client_context, shake_hands
 from tests.transport.lines import KIB, Line, line
@@ -285,7 +285,7 @@ def test_after_sending_has_failed_nothing_more_is_sent() -> None:
 
 class KeyUpdates:
     """
-    A client's requests to update keys, which Python cannot make: each is answered by one of the server's.
+    A client's requests to update keys, which Python cannot make: each is answered by one of the server's, if asked.
 
     They are made, by RFC 8446 sections 5.2 and 7, from what a client writes into its key log.
     """
@@ -301,13 +301,13 @@ class KeyUpdates:
         info = size.to_bytes(2, "big") + bytes([len(label)]) + label + b"\0"
         return HKDFExpand(SHA384(), size, info).derive(self._secret)
 
-    def request(self) -> bytes:
+    def request(self, *, answer: bool = True) -> bytes:
         """Return the next one's record, the client having sent nothing else since the handshake."""
         if not self._secret:
             lines = self._key_log.read_text().splitlines()
             (secret,) = (line.split()[2] for line in lines if line.startswith("CLIENT_TRAFFIC_SECRET_0"))
             self._secret = bytes.fromhex(secret)
-        request = b"\x18\0\0\x01\x01" + b"\x16"
+        request = b"\x18\0\0\x01" + bytes([answer]) + b"\x16"
         header = b"\x17\x03\x03" + (len(request) + 16).to_bytes(2, "big")
         record = AESGCM(self._expanded(b"key", 32)).encrypt(self._expanded(b"iv", 12), request, header)
         self._secret = self._expanded(b"traffic upd", 48)
@@ -332,6 +332,19 @@ def test_a_peer_that_makes_tls_answer_and_takes_no_answers_is_lost(tmp_path: Pat
         def flood() -> None:
             for _ in range(5000):
                 theirs.sendall(updates.request())
+                server.receive()
+
+        with pytest.raises(ConnectionAbortedError):
+            flood()
+
+
+def test_a_peer_that_sends_nothing_but_what_needs_no_answer_is_lost(tmp_path: Path) -> None:
+    updates = KeyUpdates(tmp_path / "keys")
+    with connected(updates.context) as (server, theirs, _):
+
+        def flood() -> None:
+            for _ in range(2000):
+                theirs.sendall(updates.request(answer=False))
                 server.receive()
 
         with pytest.raises(ConnectionAbortedError):
@@ -447,3 +460,25 @@ async def test_a_client_that_hangs_up_without_close_notify_is_a_lost_connection(
         await it.peer.aclose()
         await wait_all_tasks_blocked()
         assert it.recorder.events == ["lost"]
+
+
+async def test_what_is_written_after_our_end_does_not_leave_in_the_clear() -> None:
+    async with line(TLS_OVER_SOCKETS) as it:
+        it.transport.end()
+        # The end itself waits for a network that is full.
+        assert it.unsent() > 0
+        for write in it.transport.write, it.transport.write_soon:
+            write(b"in the clear")
+        assert isinstance(it.peer, TLSPeer)
+        assert b"in the clear" not in await read_all(it.peer.stream)
+
+
+async def test_a_part_of_a_record_is_a_sign_of_life(autojump_clock: MockClock) -> None:
+    async with line(TLS_OVER_SOCKETS, buffered=True) as it:
+        assert isinstance(it.peer, TLSPeer)
+        record = encrypted(it.peer.end, RANDOM[:PLAINTEXT_SIZE])
+        await trio.sleep(10)
+        await it.peer.stream.send_all(record[:100])
+        await wait_all_tasks_blocked()
+        assert it.recorder.data == b""
+        assert it.transport.received_at == 10

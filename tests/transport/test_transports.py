@@ -451,6 +451,16 @@ async def test_shutdown_after_the_peers_end_does_not_linger(
 
 
 @networks
+async def test_what_is_written_after_the_end_is_not_sent(network: Network) -> None:
+    async with line(network) as it:
+        it.transport.write(b"before")
+        it.transport.end()
+        it.transport.write(b"after")
+        it.transport.write_soon(b"after")
+        assert await it.peer_reads_all() == b"before"
+
+
+@networks
 async def test_cancelling_shutdown_drops_the_connection(network: Network) -> None:
     async with line(network) as it:
         it.transport.write(b"data")

@@ -137,7 +137,7 @@ class Transport(ABC):
 
     @abstractmethod
     def write(self, data: bytes) -> None:
-        """Send ``data``, or keep it until the network takes it; without effect once the connection is lost."""
+        """Send ``data``, or keep it until the network takes it; without effect after `end`, or a loss."""
 
     @abstractmethod
     def write_soon(self, data: bytes) -> None:
@@ -219,7 +219,7 @@ class Transport(ABC):
             self._timers.remove(timer)
             self._guarded(callback)
 
-        timer = self._engine.timers.call_at(time, call)
+        timer = self.timers.call_at(time, call)
         if self.lost:
             timer.cancel()
         else:

@@ -1,5 +1,5 @@
 """
-One task, and one epoll or kqueue, for all plain sockets of a server.
+One task, and one epoll or kqueue, for all sockets of a server.
 
 The descriptor of an epoll is readable while one of its sockets is ready: the task waits for that alone, and takes
 in one go what all of them have. Sockets stay registered from one message to the next, and no task is woken but

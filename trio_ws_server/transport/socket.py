@@ -22,6 +22,10 @@ HELD_AT_MOST = 64 * 1024
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
 
+class Incomplete(BlockingIOError):
+    """What has come is a sign of life, and no more than that."""
+
+
 class Socket(Protocol):
     """What a transport needs of its socket, which never blocks."""
 
@@ -37,7 +41,8 @@ class Socket(Protocol):
         """
         Receive into ``buffer``; return how many bytes, 0 if the peer has ended its side.
 
-        Raises ``BlockingIOError`` if nothing is there now, another ``OSError`` if the connection is lost.
+        Raises ``BlockingIOError`` if nothing is there now, `Incomplete` if it makes nothing without what is to
+        follow, another ``OSError`` if the connection is lost.
         """
 
     def shutdown(self, how: int, /) -> None:
@@ -65,7 +70,7 @@ class SocketTransport(Transport):
         self._reading_paused = False
 
     def write(self, data: bytes) -> None:
-        if self.lost:
+        if self._ending or self.lost:
             return
         if self._unsent:
             self._chunks.append(data)
@@ -87,7 +92,6 @@ class SocketTransport(Transport):
 
     def write_soon(self, data: bytes) -> None:
         if self._ending or self.lost:
-            self.write(data)
             return
         if not self._unsent:
             self._poller.push_later(self)
@@ -110,6 +114,7 @@ class SocketTransport(Transport):
 
     def look(self) -> None:
         if not self.lost:
+            self._poller.looked_at = trio.current_time()
             self._guarded(lambda: self.ready(READABLE | WRITABLE))
 
     def pause_reading(self) -> None:
@@ -160,6 +165,9 @@ class SocketTransport(Transport):
             return
         try:
             size = self._socket.recv_into(self._poller.buffer)
+        except Incomplete:
+            self.received_at = self._poller.looked_at
+            return
         except _NOT_NOW:
             return
         except OSError:

@@ -1,4 +1,4 @@
-"""A transport over any `trio.abc.Stream`: TLS, memory streams, and plain sockets where there is no poller."""
+"""A transport over any `trio.abc.Stream`: memory streams, and sockets where there is no poller."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class StreamTransport(Transport):
         self._write_changes = Changes()
 
     def write(self, data: bytes) -> None:
-        if self.lost:
+        if self._ending or self.lost:
             return
         if not self._unsent:
             self.taken_at = trio.current_time()

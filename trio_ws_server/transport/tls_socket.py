@@ -14,7 +14,7 @@ import ssl
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
-from trio_ws_server.transport.socket import SocketTransport
+from trio_ws_server.transport.socket import Incomplete, SocketTransport
 from trio_ws_server.transport.tls import PLAINTEXT_SIZE, RECORD_SIZE
 
 if TYPE_CHECKING:
@@ -28,6 +28,9 @@ if TYPE_CHECKING:
     from trio_ws_server.transport.socket import Socket
     from trio_ws_server.transport.tls import TLS
 
+READ_SIZE = 2 * RECORD_SIZE
+"""Bytes of ciphertext that are taken at a time: tiny records take thirty times as long as full ones."""
+
 PIECE_SIZE = 4 * PLAINTEXT_SIZE
 """Bytes of plaintext that are encrypted ahead of what the network takes."""
 
@@ -35,7 +38,7 @@ PIECE_SIZE = 4 * PLAINTEXT_SIZE
 class TLSSocket:
     """A non-blocking socket that sends and receives plaintext, after a handshake that took no byte too many."""
 
-    __slots__ = ("_ahead", "_ciphertext", "_failed", "_socket", "_tls", "ended")
+    __slots__ = ("_ahead", "_ciphertext", "_failed", "_fruitless", "_socket", "_tls", "ended")
 
     def __init__(self, sock: Socket, tls: TLS) -> None:
         self._socket = sock
@@ -43,6 +46,7 @@ class TLSSocket:
         self._ciphertext = memoryview(b"")
         self._ahead = 0
         self._failed = False
+        self._fruitless = 0
         self.ended = False
         """Whether no TLS is spoken any more."""
 
@@ -72,7 +76,7 @@ class TLSSocket:
             return self._socket.recv_into(buffer)
         # Plaintext is no longer than its record, and no more than a part of one came earlier: so what is
         # decrypted never reaches what is not.
-        behind = buffer[RECORD_SIZE:]
+        behind = buffer[RECORD_SIZE : RECORD_SIZE + READ_SIZE]
         ciphertext = behind[: self._socket.recv_into(behind)]
         received, ended = 0, False
         try:
@@ -90,8 +94,11 @@ class TLSSocket:
             # What might still come there is nobody's (RFC 8446 section 6.1).
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RD)
+        self._fruitless = 0 if received else self._fruitless + len(ciphertext)
+        if self._fruitless > READ_SIZE:
+            raise ConnectionAbortedError("the peer sends records without data")
         if not (ended or received):
-            raise BlockingIOError("no whole record has come yet")
+            raise Incomplete("no whole record has come yet")
         return received
 
     def end(self) -> bytes:
@@ -157,6 +164,8 @@ class TLSSocket:
                     more = self._tls.incoming.pending
             except ssl.SSLWantReadError:
                 pass
+            if self._tls.outgoing.pending > RECORD_SIZE:
+                raise ConnectionAbortedError("the peer makes TLS answer, and does not take the answers")
 
     def _send_answer(self) -> None:
         """Send what TLS itself had to say to what came; what the network does not take now goes before data."""
@@ -165,8 +174,6 @@ class TLSSocket:
             # What fails will fail again for who sends data.
             with suppress(OSError):
                 self._send_ciphertext()
-        if self._tls.outgoing.pending > RECORD_SIZE:
-            raise ConnectionAbortedError("the peer makes TLS answer, and does not take the answers")
 
 
 class TLSTransport(SocketTransport):
@@ -185,5 +192,8 @@ class TLSTransport(SocketTransport):
 
     def _end_if_all_is_sent(self) -> None:
         if self._ending and not self._unsent and not self._tls_socket.ended:
-            self.write(self._tls_socket.end())
+            last = self._tls_socket.end()
+            self._chunks.append(last)
+            self._unsent = len(last)
+            self.push()
         super()._end_if_all_is_sent()
