@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import socket
 from typing import TYPE_CHECKING
 
 import pytest
@@ -11,8 +10,7 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import Ping, TextMessage
 
 from tests.networks import SOCKETS
-from tests.protocol.frames import close_frame
-from tests.websocket_peer import KIB, Peer, opened, stall
+from tests.websocket_peer import KIB, Peer, closed_by_peer_at, opened, stall
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config, Options
 from trio_ws_server.errors import ConnectionClosedError
@@ -173,23 +171,13 @@ async def test_a_ping_behind_unsent_data_is_waited_for_from_when_it_is_taken(
 async def test_a_close_frame_that_comes_with_the_end_of_the_timeout_is_taken_before_it(
     autojump_clock: MockClock,
 ) -> None:
-    config = Config(ping_interval=20, ping_timeout=20, close_timeout=10)
-    near, far = socket.socketpair()
-    async with open_engine() as engine:
-        stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
-        async with open_transport(stream, config, engine) as transport:
-            protocol = WebSocketProtocol(config, client=False, deflate=None)
-            request = Request("/", Headers([]))
-            websocket = WebSocket(transport, protocol, config, request=request, subprotocol=None)
-            # Due right before the ping's end.
-            transport.call_at(40, lambda: far.sendall(close_frame(4000)))
-            with pytest.raises(ConnectionClosedError) as caught:
-                await websocket.recv()
-            assert caught.value.received == Close(4000)
-            assert trio.current_time() == 40
-            await websocket.close()
-            assert trio.current_time() == 50
-    far.close()
+    async with closed_by_peer_at(40, ping_interval=20, ping_timeout=20, close_timeout=10) as websocket:
+        with pytest.raises(ConnectionClosedError) as caught:
+            await websocket.recv()
+        assert caught.value.received == Close(4000)
+        assert trio.current_time() == 40
+        await websocket.close()
+        assert trio.current_time() == 50
 
 
 async def test_no_connection_needs_a_task_to_be_kept_alive(autojump_clock: MockClock) -> None:

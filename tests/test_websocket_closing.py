@@ -16,7 +16,7 @@ from wsproto.frame_protocol import CloseReason
 
 from tests.helpers import cancelled_after
 from tests.networks import MEMORY, SOCKETS, memory_only, without_tls
-from tests.websocket_peer import CALLS, KIB, Peer, calls, close_in, opened, stall
+from tests.websocket_peer import CALLS, KIB, Peer, calls, close_in, closed_by_peer_at, opened, stall
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.websocket import Ending, State
@@ -502,3 +502,25 @@ async def test_a_peer_that_broke_the_protocol_has_the_close_timeout_once_however
             await websocket.recv()
         await websocket.close()
         assert trio.current_time() == 10
+
+
+async def test_a_peer_that_broke_the_protocol_has_as_long_again_to_end_its_side_once_it_has_taken_all(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(lockstep=True, close_timeout=10) as (websocket, peer):
+        await stall(websocket)
+        await peer.stream.send_all(b"garbage")
+        await trio.sleep(8)
+        assert close_in((await peer.receive_all())[-1]).code == CloseCode.PROTOCOL_ERROR
+        assert trio.current_time() == 8
+        await websocket.close()
+        assert trio.current_time() == 18
+
+
+async def test_a_close_frame_that_comes_with_the_end_of_the_close_timeout_is_taken_before_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with closed_by_peer_at(10, ping_interval=None, close_timeout=10) as websocket:
+        await websocket.close(4001)
+        assert trio.current_time() == 10
+        assert websocket.close_seen == Close(4000)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 from contextlib import asynccontextmanager, nullcontext
 from typing import TYPE_CHECKING, Any
 
@@ -12,6 +13,7 @@ from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event
 
 from tests.networks import left_closed, stream_pair
+from tests.protocol.frames import close_frame
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config, Options
 from trio_ws_server.headers import Headers, Request
@@ -91,6 +93,20 @@ async def opened(
             websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
             yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
         assert websocket.state is State.CLOSED
+
+
+@asynccontextmanager
+async def closed_by_peer_at(time: float, **options: Unpack[Options]) -> AsyncGenerator[WebSocket]:
+    """Yield our end on a socket, where a close frame comes right before what is due then, to be found by a look."""
+    config = Config(**options)
+    near, far = socket.socketpair()
+    stream = trio.SocketStream(trio.socket.from_stdlib_socket(near))
+    with far:
+        async with open_engine() as engine, open_transport(stream, config, engine) as transport:
+            transport.call_at(time, lambda: far.sendall(close_frame(4000)))
+            protocol = WebSocketProtocol(config, client=False, deflate=None)
+            request = Request("/", Headers([]))
+            yield WebSocket(transport, protocol, config, request=request, subprotocol=None)
 
 
 def _agreed_deflate(config: Config, *, client: bool) -> Deflate | None:
