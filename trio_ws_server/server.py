@@ -211,16 +211,11 @@ class Server:
 
     async def _shake_hands(self, stream: TLSStream, peer: Peer) -> bool:
         try:
-            with trio.CancelScope() as scope:
-                deadline = trio.current_time() + self._config.handshake_timeout
-                # Not the scope's own: what came while the process stood still has come in time.
-                timer = self._engine.timers.call_at(deadline, scope.cancel)
-                try:
-                    await stream.do_handshake()
-                    return True
-                finally:
-                    timer.cancel()
-            logger.debug("%s: TLS handshake took too long", peer)
+            with trio.fail_after(self._config.handshake_timeout):
+                await stream.do_handshake()
+                return True
+        except trio.TooSlowError as exc:
+            logger.debug("%s: TLS handshake failed: %r", peer, exc)
         except trio.BrokenResourceError as exc:
             logger.debug("%s: TLS handshake failed: %r", peer, exc.__cause__ or exc)
             # Whatever the client has sent behind what was wrong, it is to learn why.
