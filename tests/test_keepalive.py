@@ -77,6 +77,21 @@ async def test_a_ping_whose_answer_tells_nothing_is_repeated_for_whoever_drops_w
         assert websocket.state is State.OPEN
 
 
+async def test_a_ping_is_not_repeated_for_a_peer_that_takes_nothing(autojump_clock: MockClock) -> None:
+    async with opened(lockstep=True, ping_interval=20, ping_timeout=None, write_timeout=1000) as (
+        websocket,
+        peer,
+    ):
+        await stall(websocket)
+        await trio.sleep(500)
+        with trio.move_on_after(10):
+            while not isinstance(await peer.receive(), Ping):
+                pass
+        with trio.move_on_after(10) as waited:
+            await peer.receive()
+        assert waited.cancelled_caught
+
+
 async def test_pings_that_are_due_at_about_the_same_time_are_sent_at_the_same(
     autojump_clock: MockClock,
 ) -> None:
