@@ -94,7 +94,7 @@ class WebSocket:
         self._config = config
         self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
         self._inbox: deque[tuple[str | bytes, int]] | None = None
-        """None where it is empty: a deque takes 800 bytes, and most of the time most connections have no messages."""
+        """None where it is empty, as it is most of the time: a deque takes 800 bytes."""
         self._inbox_bytes = 0
         self._arrivals = Changes()
         """Of messages, or of the end of them."""
