@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import ssl
 import zlib
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import trio
@@ -12,16 +14,20 @@ from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, Ping, TextMessage
 
 from tests import networks
-from tests.helpers import OneWay
+from tests.helpers import OneWay, logged_errors, read_all
 from tests.networks import SOCKETS
 from tests.protocol.frames import BINARY, frame
+from tests.tls_ends import SERVER_CONTEXT, End, TLSPeer, client_context
 from tests.websocket_peer import KIB, opened, stall
 from trio_ws_server.errors import ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive
 from trio_ws_server.protocol.websocket import WebSocketProtocol
+from trio_ws_server.serving import serve
 from trio_ws_server.transport.poller import Poller
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from trio_ws_server.websocket import WebSocket
 
 
@@ -80,6 +86,31 @@ async def test_of_compressed_messages_as_much_is_taken_as_one_message_may_have()
             while True:
                 received.append(await websocket.recv())
     assert received == [bytes(64 * KIB)] * (2 + 1024 // 64)
+
+
+async def test_a_request_is_told_of_its_tls_though_that_has_failed_behind_it(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    versions = []
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        versions.append(scope["extensions"]["tls"]["tls_version"])
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    path = tmp_path / "socket"
+    async with trio.open_nursery() as nursery:
+        await nursery.start(partial(serve, app, uds=path, tls=SERVER_CONTEXT, lifespan="off"))
+        peer = TLSPeer(await trio.open_unix_socket(path), End.of_client(client_context()))
+        async with peer:
+            await peer.do_handshake()
+            peer.end.ssl_object.write(b"GET / HTTP/1.1\r\nHost: server.test\r\n\r\n")
+            garbage = bytes(100)
+            await peer.stream.send_all(peer.end.outgoing.read() + garbage)
+            await read_all(peer.stream)
+        nursery.cancel_scope.cancel()
+    assert versions == [ssl.TLSVersion.TLSv1_3]
+    assert logged_errors(caplog) == []
 
 
 FAULTS = [

@@ -361,8 +361,8 @@ async def test_over_tls_the_application_sees_the_connections_tls() -> None:
 
     async with running(Look(), tls=TLS) as (_, network):
         await response_to(await open_tls(network))
-    ((stream, tls),) = [tls for tls in seen if tls is not None]
-    assert stream.version() == "TLSv1.3"
+    ((agreed, tls),) = [tls for tls in seen if tls is not None]
+    assert agreed.version == "TLSv1.3"
     assert tls is TLS
 
 

@@ -16,7 +16,7 @@ from trio_ws_server.close_codes import Close, CloseCode, check_close
 from trio_ws_server.connection import Connection
 from trio_ws_server.listeners import peer_address
 from trio_ws_server.logs import access_logger, logger
-from trio_ws_server.peer import Peer
+from trio_ws_server.peer import AgreedTLS, Peer
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream, open_engine, open_transport
 
@@ -185,7 +185,7 @@ class Server:
             stream = tls_stream = TLSStream(socket_stream, self._tls.context)
             if not await self._agree(tls_stream, peer):
                 return
-            peer = peer._replace(tls=(tls_stream.tls.ssl_object, self._tls))
+            peer = peer._replace(tls=(AgreedTLS.of(tls_stream.tls.ssl_object), self._tls))
         async with open_transport(stream, config, self._engine) as transport:
             connection = Connection(transport, peer, application, config)
             self._connections.add(connection)

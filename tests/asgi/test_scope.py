@@ -13,7 +13,7 @@ from tests.tls_ends import SERVER_CONTEXT, End, client_context, shake_hands
 from trio_ws_server.asgi.scope import http_scope
 from trio_ws_server.asgi.tls import tls_extension
 from trio_ws_server.headers import RequestHead
-from trio_ws_server.peer import Peer
+from trio_ws_server.peer import AgreedTLS, Peer
 from trio_ws_server.tls import ServerTLS
 
 HANDSHAKE = (
@@ -272,7 +272,7 @@ def tls_peer() -> Peer:
     """Return what is known of a client that came with TLS."""
     server = End.of_server(SERVER_CONTEXT)
     shake_hands(End.of_client(client_context()), server)
-    return PEER._replace(tls=(server.ssl_object, ServerTLS.of(SERVER_CONTEXT)))
+    return PEER._replace(tls=(AgreedTLS.of(server.ssl_object), ServerTLS.of(SERVER_CONTEXT)))
 
 
 @pytest.mark.parametrize(

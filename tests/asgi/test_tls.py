@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 
 from tests.tls_ends import End, shake_hands
 from trio_ws_server.asgi.tls import _distinguished_name, _subject, tls_extension
+from trio_ws_server.peer import AgreedTLS
 from trio_ws_server.tls import ServerTLS, server_tls
 
 if TYPE_CHECKING:
@@ -90,7 +91,7 @@ def test_without_a_client_certificate_only_the_servers_side_is_told(server: Serv
     connection, _ = handshake(server, client_context())
     agreed = connection.cipher()
     assert agreed is not None
-    assert tls_extension(connection, server) == {
+    assert tls_extension(AgreedTLS.of(connection), server) == {
         "server_cert": SERVER_CERT.cert_chain_pems[0].bytes().decode().strip(),
         "client_cert_chain": [],
         "client_cert_name": None,
@@ -105,14 +106,14 @@ def test_the_cipher_suite_is_the_number_of_the_one_agreed_on(server: ServerTLS) 
     client.maximum_version = ssl.TLSVersion.TLSv1_2
     client.set_ciphers("ECDHE-ECDSA-AES256-GCM-SHA384")
     connection, _ = handshake(server, client)
-    extension = tls_extension(connection, server)
+    extension = tls_extension(AgreedTLS.of(connection), server)
     assert extension["tls_version"] == 0x0303
     assert extension["cipher_suite"] == 0xC02C  # RFC 5289 section 5
 
 
 def test_a_client_certificate_comes_with_its_name(server: ServerTLS) -> None:
     connection, _ = handshake(server, client_context(CLIENT_CERT))
-    extension = tls_extension(connection, server)
+    extension = tls_extension(AgreedTLS.of(connection), server)
     [certificate] = CLIENT_CERT.cert_chain_pems
     assert extension["client_cert_chain"] == [pem(certificate)]
     assert extension["client_cert_name"] == rf"CN=Ann\, the client,OU={unit_of(CLIENT_CERT)},O=Clients"
@@ -133,7 +134,7 @@ def test_the_certificates_between_the_clients_and_its_authoritys_are_told_where_
     connection, _ = handshake(server, client_context(certificate))
     sent = [pem(blob) for blob in certificate.cert_chain_pems]
     assert len(sent) == 2
-    told = tls_extension(connection, server)["client_cert_chain"]
+    told = tls_extension(AgreedTLS.of(connection), server)["client_cert_chain"]
     assert told == (sent if sys.version_info >= (3, 13) else sent[:1])
 
 
@@ -143,12 +144,12 @@ def test_a_resumed_session_still_has_the_clients_certificate(server: ServerTLS) 
     first, first_client = handshake(server, client)
     resumed, _ = handshake(server, client, session=first_client.session)
     assert resumed.session_reused
-    assert tls_extension(resumed, server) == tls_extension(first, server)
+    assert tls_extension(AgreedTLS.of(resumed), server) == tls_extension(AgreedTLS.of(first), server)
 
 
 def test_before_the_handshake_there_is_nothing_to_tell(server: ServerTLS) -> None:
     with pytest.raises(ValueError, match="handshake not done yet"):
-        tls_extension(End.of_server(server.context).ssl_object, server)
+        AgreedTLS.of(End.of_server(server.context).ssl_object)
 
 
 # Names, with cryptography as the authority on RFC 4514

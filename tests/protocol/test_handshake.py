@@ -430,6 +430,8 @@ def test_any_header_fields_are_accepted_or_refused_and_nothing_else_comes_of_the
         handshake = checked(stream)
     except BadRequest:
         return
+    if not is_upgrade(parsed(stream)):
+        return
     for subprotocol in [None, *handshake.subprotocols]:
         response = response_to(stream, subprotocol=subprotocol, compression=deflate())
         assert response.startswith(b"HTTP/1.1 101 ")

@@ -10,39 +10,29 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+    from trio_ws_server.peer import AgreedTLS
     from trio_ws_server.tls import ServerTLS
 
 __all__ = ["tls_extension"]
 
 
-def tls_extension(connection: ssl.SSLObject, server: ServerTLS) -> dict[object, object]:
+def tls_extension(agreed: AgreedTLS, server: ServerTLS) -> dict[object, object]:
     """
-    Return ``scope["extensions"]["tls"]`` of a connection whose handshake is done.
+    Return ``scope["extensions"]["tls"]`` of a connection.
 
     The same for every scope of the connection. ``client_cert_chain`` is the whole chain as the client sent it
     from Python 3.13 on, which is the first to give it out; before, and in a resumed session, it is the
     client's own certificate alone.
     ``client_cert_error`` is always ``None``: a client whose certificate fails never gets past the handshake.
-
-    Raises ``ValueError`` before the handshake.
     """
-    certificate = connection.getpeercert(binary_form=True)
-    chain: list[bytes] = []
-    name = None
-    if certificate is not None:
-        # A resumed session keeps the client's own certificate alone.
-        chain = getattr(connection, "get_unverified_chain", list)() or [certificate]
-        name = _distinguished_name(_subject(certificate))
-    cipher, version = connection.cipher(), connection.version()
-    assert cipher is not None
-    assert version is not None
+    chain = agreed.client_certificates
     return {
         "server_cert": server.certificate,
         "client_cert_chain": [ssl.DER_cert_to_PEM_cert(der) for der in chain],
-        "client_cert_name": name,
+        "client_cert_name": _distinguished_name(_subject(chain[0])) if chain else None,
         "client_cert_error": None,
-        "tls_version": ssl.TLSVersion[version.replace(".", "_")].value,
-        "cipher_suite": server.cipher_suites.get(cipher[0]),
+        "tls_version": ssl.TLSVersion[agreed.version.replace(".", "_")].value,
+        "cipher_suite": server.cipher_suites.get(agreed.cipher),
     }
 
 
