@@ -6,7 +6,8 @@ turns. What else the machine does can only make a repeat longer, so the least of
 itself takes, and the ratio hardly depends on the machine. Each has a bound; one that is beyond it is repeated more
 often, and fails if it stays there.
 
-A bound is a third to two thirds above what the operation costs: where a change makes that less, the bound goes down with it.
+A bound is a third to two thirds above what the operation costs: where a change makes that less, the bound goes down
+with it.
 """
 
 from __future__ import annotations
