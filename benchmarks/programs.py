@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import tempfile
 from pathlib import Path
 
 _SOURCES = Path(__file__).parent
@@ -18,9 +19,13 @@ def compile_all() -> None:
     BUILD.mkdir(exist_ok=True)
     for program in LOAD, ECHO:
         source = _SOURCES / f"{program.name}.c"
-        subprocess.run(
-            ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", program, source], check=True
-        )
+        # Aside, and then put in its place: somebody else may be running what is there.
+        with tempfile.TemporaryDirectory(dir=BUILD) as aside:
+            made = Path(aside, program.name)
+            subprocess.run(
+                ["cc", "-std=gnu11", "-O2", "-Wall", "-Wextra", "-Werror", "-o", made, source], check=True
+            )
+            made.replace(program)
 
 
 if __name__ == "__main__":
