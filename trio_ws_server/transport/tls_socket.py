@@ -165,7 +165,9 @@ class TLSSocket:
             except ssl.SSLWantReadError:
                 pass
             if self._tls.outgoing.pending > RECORD_SIZE:
-                raise ConnectionAbortedError("the peer makes TLS answer, and does not take the answers")
+                raise ConnectionAbortedError(
+                    "the peer asks for more answers of TLS than it is given room for"
+                )
 
     def _send_answer(self) -> None:
         """Send what TLS itself had to say to what came; what the network does not take now goes before data."""
