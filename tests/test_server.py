@@ -141,8 +141,9 @@ class Hello:
 
     async def websocket(self, upgrade: Upgrade) -> None:
         websocket = upgrade.accept()
-        while await websocket.next_message() is not None:
-            pass
+        with suppress(ConnectionClosed):
+            async for _ in websocket:
+                pass
         self.ended += 1
 
 

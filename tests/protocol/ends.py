@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypothesis import strategies as st
 
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.frames import payload_size
 from trio_ws_server.protocol.websocket import Internal, Ping, Pong, WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -53,16 +54,30 @@ links = uncompressed_links | st.builds(
 )
 
 
-def take(end: WebSocketProtocol, most: int | None = None) -> list[Received]:
+def take(end: WebSocketProtocol, most: int | None = None, *, one_by_one: bool = False) -> list[Received]:
     """
     Return the messages, pings and pongs of the frames that have come, of so many frames at most.
 
     They count as handled: if the peer has broken the protocol behind them, the connection fails now.
     """
-    events: Iterator[Received | Internal] = iter(end.next_event, None)
+    events: Iterator[Received | Internal] = iter(end.next_event, None) if one_by_one else in_runs(end)
     received = [event for event in islice(events, most) if not isinstance(event, Internal)]
     end.give_up()
     return received
+
+
+def in_runs(end: WebSocketProtocol) -> Iterator[Received | Internal]:
+    """Take messages two at a time where that is possible, and one event where it is not."""
+    while True:
+        run = end.next_messages(2, 1 << 20)
+        assert [payload_size(message) for message, _ in run] == [size for _, size in run]
+        for message, _ in run:
+            yield message
+        if not run:
+            event = end.next_event()
+            if event is None:
+                return
+            yield event
 
 
 def receive(end: WebSocketProtocol, *pieces: bytes) -> list[Received]:

@@ -45,7 +45,12 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    link: Link, pieces: Iterable[bytes], *, closing: bool, pace: Sequence[int | None] = (None,)
+    link: Link,
+    pieces: Iterable[bytes],
+    *,
+    closing: bool,
+    pace: Sequence[int | None] = (None,),
+    one_by_one: bool = False,
 ) -> Outcome:
     """Give the pieces to our end; after each, take so many of its events, None: all. At last take the rest."""
     end = link.end(LIMITED)
@@ -56,9 +61,9 @@ def outcome(
     sent = b""
     for piece, most in zip(pieces, cycle(pace), strict=False):
         end.receive_data(piece)
-        events += take(end, most)
+        events += take(end, most, one_by_one=one_by_one)
         sent += end.data_to_send()
-    events += receive(end, b"")
+    events += take(end, one_by_one=one_by_one)
     sent += end.data_to_send()
     check_what_can_be_sent(end)
     seen = end.state, end.ending, end.close, end.close_received, end.close_sent, repr(end.closed_error())
@@ -106,6 +111,7 @@ def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_eve
         outcome(script.link, bytewise(script.stream), closing=closing),
         outcome(script.link, cut(script.stream, places), closing=closing),
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace),
+        outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, one_by_one=True),
         outcome(script.link, bytewise(script.stream), closing=closing, pace=pace),
     ):
         assert are_same(script.link, found, expected), (found, expected)
