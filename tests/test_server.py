@@ -26,6 +26,7 @@ from trio_ws_server.listeners import BoundListener
 from trio_ws_server.protocol.websocket import State
 from trio_ws_server.server import CANCELLATION_COST, LIFESPAN_GRACE, Server
 from trio_ws_server.tls import ServerTLS
+from trio_ws_server.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -34,7 +35,6 @@ if TYPE_CHECKING:
     from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
-    from trio_ws_server.upgrade import Upgrade
     from trio_ws_server.websocket import WebSocket
 
 CONFIG = Config(access_log=False, graceful_timeout=30, handshake_timeout=10)
@@ -278,18 +278,16 @@ async def test_an_application_that_exits_does_not_take_the_server_along(
 
 
 async def test_a_connection_that_fails_to_take_note_of_a_shutdown_keeps_no_other_from_it(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Faulty(Hello):
-        async def websocket(self, upgrade: Upgrade) -> None:
-            def fail(close: Close) -> None:
-                raise KeyError("a bug")
+    def start_closing(upgrade: Upgrade, close: Close) -> None:
+        if upgrade.request.target == b"/faulty":
+            raise KeyError("a bug")
+        unpatched(upgrade, close)
 
-            if upgrade.request.target == b"/faulty":
-                upgrade.start_closing = fail  # type: ignore[method-assign]
-            await super().websocket(upgrade)
-
-    async with running(Faulty()) as (server, network):
+    unpatched = Upgrade.start_closing
+    monkeypatch.setattr(Upgrade, "start_closing", start_closing)
+    async with running(Hello()) as (server, network):
         clients = [await network.client() for _ in range(4)]
         for client in clients:
             await client.open("/faulty" if client is clients[1] else "/")
