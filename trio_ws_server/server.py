@@ -152,7 +152,8 @@ class Server:
                     logger.error("Cannot accept a connection: %s; trying again", exc.strerror)
                     await trio.sleep(_ACCEPT_PAUSE)
                 else:
-                    connections.start_soon(self._serve, stream, listener, application)
+                    # Given a name, Trio does not make one for each task.
+                    connections.start_soon(self._serve, stream, listener, application, name="connection")
 
     async def _serve(
         self, stream: trio.SocketStream, listener: BoundListener, application: Application
