@@ -36,6 +36,8 @@ _ACCEPTED = _Phase.ACCEPTED
 class WebSocketSession:
     """``receive`` and ``send`` of one WebSocket connection."""
 
+    __slots__ = ("_connect_delivered", "_phase", "_upgrade", "_websocket")
+
     def __init__(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
         self._websocket: WebSocket | None = None
