@@ -367,10 +367,11 @@ class WebSocket:
         protocol = self._protocol
         enough = protocol.payload_received + payload
         if self._rate_limit is None and not self._reading_paused:
-            room, room_in_bytes = self._config.inbox_messages, self._config.inbox_bytes - self._inbox_bytes
-            if self._inbox is not None:
-                room -= len(self._inbox)
-            messages = protocol.next_messages(min(most, room), min(payload, room_in_bytes))
+            config, inbox = self._config, self._inbox
+            room = config.inbox_messages if inbox is None else config.inbox_messages - len(inbox)
+            messages = protocol.next_messages(
+                min(most, room), min(payload, config.inbox_bytes - self._inbox_bytes)
+            )
             if messages:
                 self._deliver(messages)
                 most -= len(messages)
