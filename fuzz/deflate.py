@@ -101,17 +101,16 @@ def inflated(sent: list[list[bytes]], window: int, forgets: bool) -> Iterator[by
     stream = None
     for fragments in sent:
         compressed, message = 0, b""
-        for fragment in [*fragments, TAIL]:
-            data = fragment
-            if fragment is TAIL:
-                # RFC 7692 section 7.2.3.4: behind a final block no stream has begun that could be flushed.
-                data = TAIL if stream else b""
-            else:
-                compressed += len(fragment)
+        # Of a payload both damaged and too large, zlib tells one or the other by how much of it comes at once.
+        steps = [fragments[0] + TAIL] if len(fragments) == 1 else [*fragments, TAIL]
+        for place, data in enumerate(steps, 1):
+            is_last = place == len(steps)
+            compressed += len(data) - len(TAIL) * is_last
             if compressed > LIMIT:
                 yield 1009
                 return
-            while data:
+            # RFC 7692 section 7.2.3.4: behind a final block no stream has begun that could be flushed.
+            while data and (stream or not is_last or data != TAIL):
                 stream = stream or zlib.decompressobj(-window)
                 try:
                     message += stream.decompress(data, LIMIT + 1 - len(message))
