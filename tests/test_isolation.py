@@ -226,7 +226,6 @@ FAILURES: list[Callable[[], Exception]] = [
 NOT_OF_A_SERVER = {
     "Deflate.offer",
     "Deflate.finalize",
-    "Deflate.frame_outbound",
     "TLSStream.wait_send_all_might_not_block",
 }
 """What the client alone calls, or only `trio.abc.Stream` or wsproto's `Extension` asks for."""

@@ -6,6 +6,11 @@ to a message (is it compressed, how much may it still inflate to) is kept apart 
 because control frames come between the frames of a message.
 
 The zlib streams are made on first use: a connection that has compressed nothing holds none.
+
+Python's zlib, since others are faster with large messages alone. Among 100 connections, 1 KiB of JSON compresses
+in 28 µs, and a compressor holds 37 KiB. With zlib-ng (1.1), whose hash table takes 128 KiB at any memory level,
+these are 45 µs and 160 KiB. isal (1.9) has no levels above 3, and does not tell what is left where output is
+bounded.
 """
 
 from __future__ import annotations
@@ -67,7 +72,6 @@ class Deflate(Extension):
         "_frame_is_compressed",
         "_frame_is_control",
         "_message_is_compressed",
-        "_sending_compressed",
         "_within_message",
     )
 
@@ -80,14 +84,13 @@ class Deflate(Extension):
         self._message_is_compressed = False
         self._frame_is_control = False
         self._frame_is_compressed = False
-        self._sending_compressed = False
 
     def enabled(self) -> bool:
         """Whether the handshake has agreed on compression."""
         return self._enabled
 
     def compresses(self, size: int) -> bool:
-        """Whether a message of this size, in bytes, is compressed when it is sent as one frame."""
+        """Whether a message of this size, in bytes, is compressed when it is sent."""
         return self._enabled and size >= self._config.deflate_min_size
 
     # The handshake (RFC 7692 section 7.1)
@@ -167,7 +170,16 @@ class Deflate(Extension):
 
     def compress_message(self, message: str | bytes) -> bytes:
         """Return the payload of the frame to send."""
-        return self._compressor.compress(message, fin=True)
+        return self._compressor.compress(message)
+
+    @property
+    def steps_above(self) -> int:
+        """The size above which a message is to be compressed ahead of its sending, step by step."""
+        return max(_STEP_SIZE, self._config.deflate_min_size)
+
+    def compress_ahead(self, data: bytes) -> Generator[None]:
+        """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
+        return self._compressor.compress_ahead(data)
 
     def inflate_message(self, payload: bytes) -> bytes:
         """Return what the payload of a frame inflates to. Raises `Violation`."""
@@ -182,7 +194,7 @@ class Deflate(Extension):
         """Return what the next piece inflates to. Raises `Violation`."""
         return self._decompressor.inflate(data, last=last)
 
-    # Frames, for wsproto (RFC 7692 section 6)
+    # Frames that wsproto reads (RFC 7692 section 6)
 
     def frame_inbound_header(
         self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, payload_length: int
@@ -225,29 +237,6 @@ class Deflate(Extension):
         except Violation as violation:
             return CloseReason(violation.code)
 
-    @property
-    def steps_above(self) -> int:
-        """The size above which a message is to be compressed ahead of its sending, step by step."""
-        return max(_STEP_SIZE, self._config.deflate_min_size)
-
-    def compress_ahead(self, data: bytes) -> Generator[None]:
-        """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
-        return self._compressor.compress_ahead(data)
-
-    def frame_outbound(
-        self, proto: FrameDecoder | FrameProtocol, opcode: Opcode, rsv: RsvBits, data: bytes, fin: bool
-    ) -> tuple[RsvBits, bytes]:
-        """Return the reserved bits and the payload to send for a frame."""
-        if opcode.iscontrol():
-            return rsv, data
-        is_first = opcode is not Opcode.CONTINUATION
-        if is_first:
-            # Of a message in several frames the size is not known yet.
-            self._sending_compressed = not fin or self.compresses(len(data))
-        if not self._sending_compressed:
-            return rsv, data
-        return RsvBits(is_first, rsv.rsv2, rsv.rsv3), self._compressor.compress(data, fin=fin)
-
 
 class _Compressor:
     """The stream of what is sent (RFC 7692 section 7.2.1)."""
@@ -261,15 +250,13 @@ class _Compressor:
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
-    def compress(self, data: str | bytes, *, fin: bool) -> bytes:
+    def compress(self, data: str | bytes) -> bytes:
         pieces, self._ahead = self._ahead, None
         stream = self._begun()
         if pieces is None:
             pieces = [stream.compress(data.encode() if isinstance(data, str) else data)]
-        # A flush at the end of each frame lets the peer have all of it before the next one comes.
-        end = stream.flush(zlib.Z_SYNC_FLUSH)
-        pieces.append(end.removesuffix(_TAIL) if fin else end)
-        if fin and not self.keeps_context:
+        pieces.append(stream.flush(zlib.Z_SYNC_FLUSH).removesuffix(_TAIL))
+        if not self.keeps_context:
             self._stream = None
         return b"".join(pieces)
 
