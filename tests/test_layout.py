@@ -44,7 +44,7 @@ ORDER = """
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames
-    protocol.violation protocol.text protocol.allowed
+    protocol.violation protocol.text protocol.binary protocol.allowed
     config
     checks importer
     headers errors

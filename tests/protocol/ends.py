@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -65,10 +66,24 @@ def take(end: WebSocketProtocol, most: int | None = None) -> list[Received]:
     return received
 
 
-def receive(end: WebSocketProtocol, *pieces: bytes) -> list[Received]:
-    """Give bytes to an end; return the messages, pings and pongs that they bring."""
+def receive(end: WebSocketProtocol, *pieces: bytes, lent: bool = False) -> list[Received]:
+    """Give bytes to an end, or lend them; return the messages, pings and pongs that they bring."""
     received: list[Received] = []
     for piece in pieces:
-        end.receive_data(piece)
-        received += take(end)
+        with arriving(end, piece, lent=lent):
+            received += take(end)
     return received
+
+
+@contextmanager
+def arriving(end: WebSocketProtocol, piece: bytes, *, lent: bool) -> Iterator[None]:
+    """Give bytes to an end, or lend them for the length of the ``with``, after which others are in their place."""
+    if lent:
+        buffer = bytearray(piece)
+        end.receive_data(memoryview(buffer))
+        yield
+        end.keep_data()
+        buffer[:] = b"\xff" * len(buffer)
+    else:
+        end.receive_data(piece)
+        yield

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.ends import Link, Received, links, receive, take, uncompressed_links
+from tests.protocol.ends import Link, Received, arriving, links, receive, take, uncompressed_links
 from tests.protocol.frames import CLOSE, PING, frame, frames_of
 from tests.protocol.others import read_by_websockets, read_by_wsproto, websockets_end
 from tests.protocol.pieces import EFFORT, bytewise, cut, cuts, whole
@@ -45,9 +45,17 @@ class Outcome(NamedTuple):
 
 
 def outcome(
-    link: Link, pieces: Iterable[bytes], *, closing: bool, pace: Sequence[int | None] = (None,)
+    link: Link,
+    pieces: Iterable[bytes],
+    *,
+    closing: bool,
+    pace: Sequence[int | None] = (None,),
+    lent: bool = False,
 ) -> Outcome:
-    """Give the pieces to our end; after each, take so many of its events, None: all. At last take the rest."""
+    """
+    Give the pieces to our end, or lend them; after each, take so many of its events, None: all. At last take the
+    rest.
+    """
     end = link.end(LIMITED)
     if closing:
         end.send_close(Close(1001, "bye"))
@@ -55,8 +63,8 @@ def outcome(
     events: list[Received] = []
     sent = b""
     for piece, most in zip(pieces, cycle(pace), strict=False):
-        end.receive_data(piece)
-        events += take(end, most)
+        with arriving(end, piece, lent=lent):
+            events += take(end, most)
         sent += end.data_to_send()
     events += receive(end, b"")
     sent += end.data_to_send()
@@ -107,6 +115,7 @@ def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_eve
         outcome(script.link, cut(script.stream, places), closing=closing),
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace),
         outcome(script.link, bytewise(script.stream), closing=closing, pace=pace),
+        outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, lent=True),
     ):
         assert are_same(script.link, found, expected), (found, expected)
 

@@ -173,7 +173,7 @@ async def test_a_connection_that_another_drops_in_the_same_turn_is_told_nothing_
     class DropsTheOther(Recorder):
         other: Transport
 
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             super().data_received(data)
             self.other.abort()
 
@@ -249,7 +249,7 @@ async def test_when_the_poller_is_cancelled_what_is_held_is_sent_and_all_connect
 @polled_networks
 async def test_an_interrupt_is_no_error_of_a_connection(network: Network) -> None:
     class Interrupted(Recorder):
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             raise KeyboardInterrupt
 
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True, allow_unwrapped=True):

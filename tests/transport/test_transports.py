@@ -116,7 +116,7 @@ class Answering(Recorder):
         super().__init__()
         self._answer = answer
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         super().data_received(data)
         self._answer()
 
@@ -522,7 +522,7 @@ def raise_(message: str) -> NoReturn:
 
 
 class FaultyReceiver(Recorder):
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         raise_("a bug")
 
 

@@ -49,7 +49,7 @@ def simple_kinds(*, masked: bool, compressed: bool) -> frozenset[int]:
     return frozenset(first | MASKED if masked else first for first in firsts)
 
 
-def locate(data: bytes, start: int) -> tuple[int, int, int] | None:
+def locate(data: bytes | memoryview, start: int) -> tuple[int, int, int] | None:
     """
     Find the frame that starts there: return its kind, where its payload starts, and where it ends.
 
@@ -109,11 +109,11 @@ def close_payload(close: Close) -> bytes:
 _INT_IS_FASTER_BELOW = 1024
 
 
-def mask_in_python(data: bytes, key: bytes) -> bytes:
+def mask_in_python(data: bytes | memoryview, key: bytes | memoryview) -> bytes:
     """Mask or unmask, without the C function: 20 to 100 times slower."""
     size = len(data)
     if size < _INT_IS_FASTER_BELOW:
-        keys = key * (size // 4) + key[: size % 4]
+        keys = bytes(key) * (size // 4) + key[: size % 4]
         return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
     masked = bytearray(data)
     for place, byte in enumerate(key):
@@ -127,11 +127,12 @@ def _masked_bytes(key: int) -> bytes:
     return bytes(byte ^ key for byte in range(256))
 
 
-mask: Callable[[bytes, bytes], bytes]
+mask: Callable[[bytes | memoryview, bytes | memoryview], bytes]
 """Mask or unmask data with a key of four bytes."""
 
 try:
-    from websockets.speedups import apply_mask as mask
+    # It takes any buffer for a key too, whatever it says.
+    from websockets.speedups import apply_mask as mask  # type: ignore[assignment]
 except ImportError:
     mask = mask_in_python
 

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wsproto.events as ws
@@ -34,6 +33,7 @@ import wsproto.events as ws
 from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol import frames
+from trio_ws_server.protocol.binary import BinaryPieces
 from trio_ws_server.protocol.frames import (
     BINARY,
     CLOSE,
@@ -162,7 +162,7 @@ class WebSocketProtocol:
         self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
         """A message of more characters or bytes is to go through `compress_ahead` before `send_message`."""
         self._message_given = False
-        self._data = b""
+        self._data: bytes | memoryview = b""
         """What has come and has not been read, from `_start` on; empty if that is nothing."""
         self._start = 0
         self._kinds = self._simple_kinds()
@@ -171,18 +171,28 @@ class WebSocketProtocol:
         """Bytes still to be read of a frame that has been begun: by `_payload`, or by wsproto if that is None."""
         self._payload: Payload | None = None
         self._pieces: Any = None
-        """What has come of an incomplete message, in a TextPieces or BytesIO; None between messages."""
+        """What has come of an incomplete message, in TextPieces or BinaryPieces; None between messages."""
         self._wsproto: WsprotoFrames | None = None
         """Made when it is first needed."""
         self._outgoing = b""
 
     # What the peer sends.
 
-    def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """
+        Take bytes from the peer. They are kept as they came until `next_event` gets to them.
+
+        A ``memoryview`` must stay as it is until `keep_data`: a large frame is unmasked straight from it.
+        """
         if self.state is not _CLOSED and self.violation is None:
-            self._data = self._data[self._start :] + data if self._data else data
+            self._data = bytes(self._data[self._start :]) + data if self._data else data
             self._start = 0
+
+    def keep_data(self) -> None:
+        """Copy what `next_event` has not got to, of a ``memoryview`` that was given to `receive_data`."""
+        if isinstance(self._data, memoryview):
+            self._wait()
+            self._data = bytes(self._data)
 
     @property
     def behind(self) -> bool:
@@ -216,9 +226,8 @@ class WebSocketProtocol:
             compressed = kind & COMPRESSED
             if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
                 return self._begin(kind, body, end)
-            payload = data[body:end]
-            if kind & MASKED:
-                payload = frames.mask(payload, data[body - 4 : body])
+            found = data[body:end]
+            payload = frames.mask(found, data[body - 4 : body]) if kind & MASKED else bytes(found)
             self._go_to(end)
             if compressed:
                 assert self._deflate is not None
@@ -251,7 +260,7 @@ class WebSocketProtocol:
             self._wait()
             return None
         self._payload = Payload(
-            self._data[body - 4 : body] if kind & MASKED else b"",
+            bytes(self._data[body - 4 : body]) if kind & MASKED else b"",
             text=first == TEXT,
             deflate=self._deflate if kind & COMPRESSED else None,
         )
@@ -274,10 +283,10 @@ class WebSocketProtocol:
             self._payload = None
         return self._take_piece(piece_of_message, finished)
 
-    def _take_from_wsproto(self, piece: bytes) -> str | bytes | Ping | Pong | Internal:
+    def _take_from_wsproto(self, piece: bytes | memoryview) -> str | bytes | Ping | Pong | Internal:
         if self._wsproto is None:
             self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
-        event = self._wsproto.receive(piece)
+        event = self._wsproto.receive(bytes(piece))
         self._kinds = frozenset() if self._wsproto.within_message else self._simple_kinds()
         match event:
             case ws.TextMessage() | ws.BytesMessage():
@@ -298,7 +307,7 @@ class WebSocketProtocol:
             return self._take_message(piece, size)
         self.payload_received += size
         if self._pieces is None:
-            self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
+            self._pieces = TextPieces() if isinstance(piece, str) else BinaryPieces()
         self._pieces.write(piece)
         if not finished:
             return Internal.EVENT

@@ -30,8 +30,8 @@ class Receiver(Protocol):
     After `eof_received` or `connection_lost` comes no more data; after `connection_lost` comes nothing.
     """
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Take bytes from the peer: of a ``memoryview``, which has others once this returns, copy what is kept."""
 
     def eof_received(self) -> None:
         """Take note that the peer ended its side; ours can still be written to."""
@@ -46,7 +46,7 @@ class Receiver(Protocol):
 class _Nobody:
     """Who is told of what arrives as long as there is no connection."""
 
-    def data_received(self, data: bytes) -> None: ...
+    def data_received(self, data: bytes | memoryview) -> None: ...
 
     def eof_received(self) -> None: ...
 

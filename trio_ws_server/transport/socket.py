@@ -19,6 +19,9 @@ if TYPE_CHECKING:
 HELD_AT_MOST = 64 * 1024
 """Bytes that are held back to be written together."""
 
+COPIED_AT_ONCE = 16 * 1024
+"""Bytes received that are handed on as ``bytes``: to look into a ``memoryview`` takes longer, but saves a copy."""
+
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
 
@@ -178,7 +181,8 @@ class SocketTransport(Transport):
             self._watch()
         elif not self._ending:
             self.received_at = self._poller.looked_at
-            self.receiver.data_received(self._poller.buffer[:size].tobytes())
+            data = self._poller.buffer[:size]
+            self.receiver.data_received(data.tobytes() if size <= COPIED_AT_ONCE else data)
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""
