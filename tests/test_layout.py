@@ -35,7 +35,7 @@ ORDER = """
     transport
     transport.tls_socket
     transport.socket transport.stream transport.tls
-    transport.base
+    transport.base transport.kernel
     transport.engine
     transport.poller transport.timers
     peer

@@ -324,9 +324,11 @@ async def test_what_was_written_before_has_been_taken_whatever_comes_after(netwo
         it.transport.write(bytes(32 * KIB))
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
+        it.transport.see_taken()
         assert it.transport.taken < mark
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
+        it.transport.see_taken()
         assert it.transport.taken >= mark
 
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from trio_ws_server.transport import kernel
 from trio_ws_server.transport.base import Transport
 from trio_ws_server.transport.poller import READABLE, WRITABLE
 
@@ -62,6 +63,7 @@ class SocketTransport(Transport):
         super().__init__(config, engine)
         connected = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         connected.setblocking(False)
+        self._keeps_more = kernel.keep_more(connected)
         self._socket: Socket = connected
         self._fd = connected.fileno()
         self._poller = poller
@@ -88,6 +90,7 @@ class SocketTransport(Transport):
         except OSError:
             # That of a connection that is gone will be met by the poller: whoever writes is not called back.
             sent = 0
+        self._kept += sent
         if sent < len(data):
             self._sending = memoryview(data)[sent:]
             self._unsent = len(data) - sent
@@ -119,6 +122,20 @@ class SocketTransport(Transport):
         if not self.lost:
             self._poller.looked_at = trio.current_time()
             self._guarded(lambda: self.ready(READABLE | WRITABLE))
+            self.see_taken()
+
+    def see_taken(self) -> None:
+        if self.lost:
+            return
+        if not self._keeps_more:
+            self.taken += self._kept
+            self._kept = 0
+            return
+        kept = kernel.kept(self._fd)
+        if kept < self._kept:
+            self.taken += self._kept - kept
+            self.taken_at = trio.current_time()
+        self._kept = kept
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -192,6 +209,8 @@ class SocketTransport(Transport):
             self.abort()
             return
         self._blocked = bool(self._unsent)
+        if self._blocked:
+            self.see_taken()
         self._watch()
         self._tell_of_room()
         self._end_if_all_is_sent()
@@ -218,27 +237,32 @@ class SocketTransport(Transport):
                 sent = self._socket.send(self._sending)
             except _NOT_NOW:
                 return
-            self._count_taken(sent)
+            self._unsent -= sent
+            self._kept += sent
+            self.taken_at = trio.current_time()
             self._sending = None if sent == len(self._sending) else self._sending[sent:]
 
     def _block(self) -> None:
         """Have the poller send the rest."""
         self._blocked = True
+        self.see_taken()
         self.taken_at = trio.current_time()
         self._look_at_high_water()
         self._time_writes(self.taken_at)
         self._watch()
 
     def _time_writes(self, since: float) -> None:
-        """See to it that ``write_timeout`` seconds after that time the progress is looked at."""
+        """See to it that the progress is looked at ``write_timeout`` seconds after that time, and before."""
         if not self._timing_writes:
             self._timing_writes = True
-            self.call_at(since + self._config.write_timeout, self._check_progress)
+            timeout = self._config.write_timeout
+            self.call_by(since + timeout, timeout, self._check_progress)
 
     def _check_progress(self) -> None:
         """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
         self._timing_writes = False
-        self.look()
+        if self._unsent:
+            self.look()
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.
