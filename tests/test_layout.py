@@ -38,7 +38,7 @@ ORDER = """
     transport.base transport.kernel
     transport.engine
     transport.poller transport.timers
-    peer
+    peer transport.memory
     listeners tls
     scheduling
     protocol.handshake protocol.websocket

@@ -53,6 +53,9 @@ PAYLOAD_PER_TURN = 256 * 1024
 PAYLOAD_PER_CALL = 64 * 1024
 """Bytes of payload that a call which makes room for them may take on its way."""
 
+LARGE = 32 * 1024
+"""Bytes or characters of a message whose header leaves by itself: to copy the payload takes longer than that."""
+
 # Members of enums, looked up once.
 _OPEN, _INTERNAL = State.OPEN, Internal.EVENT
 
@@ -166,7 +169,11 @@ class WebSocket:
             await self._room_to_send()
         if len(message) > protocol.steps_above and protocol.state is _OPEN:
             await self._compress_ahead(message)
-        frame = protocol.send_message(message)
+        if len(message) > LARGE:
+            header, frame = protocol.send_large_message(message)
+            transport.write_soon(header)
+        else:
+            frame = protocol.send_message(message)
         if self._inbox:
             transport.write_soon(frame)
         else:

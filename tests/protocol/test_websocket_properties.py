@@ -82,6 +82,7 @@ def check_what_can_be_sent(end: WebSocketProtocol) -> None:
     calls: list[Callable[[], bytes]] = [
         lambda: end.send_message("text"),
         lambda: end.send_message(b"binary"),
+        lambda: b"".join(end.send_large_message(b"binary")),
         lambda: end.send_ping(b""),
         lambda: end.send_pong(b""),
     ]
@@ -243,8 +244,8 @@ def test_bytes_in_which_nothing_is_wrong_mean_to_us_what_they_mean_to_the_websoc
 # As others write
 
 
-@given(links, st.lists(messages | controls, max_size=6))
-def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
+@given(links, st.lists(messages | controls, max_size=6), st.booleans())
+def test_others_receive_what_we_send(link: Link, sent: list[Received], large: bool) -> None:
     end = link.end(UNLIMITED)
     stream = b""
     for each in sent:
@@ -253,6 +254,8 @@ def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
                 stream += end.send_ping(payload)
             case Pong(payload):
                 stream += end.send_pong(payload)
+            case message if large:
+                stream += b"".join(end.send_large_message(message))
             case message:
                 stream += end.send_message(message)
     peer = link._replace(client=not link.client)

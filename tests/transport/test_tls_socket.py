@@ -210,6 +210,9 @@ class Narrow:
         self.taken += data[:size]
         return size
 
+    def sendmsg(self, parts: list[bytes | memoryview], /) -> int:
+        return self.send(b"".join(parts))
+
     def recv_into(self, buffer: memoryview, /) -> int:
         raise BlockingIOError
 

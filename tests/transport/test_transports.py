@@ -313,6 +313,19 @@ async def test_a_peer_that_closes_with_data_unread_is_lost(network: Network) -> 
         assert it.recorder.events[-1] == "lost"
 
 
+@networks
+async def test_large_and_small_pieces_arrive_in_order_whether_they_are_held_or_not(network: Network) -> None:
+    async with line(network) as it:
+        expected = b""
+        for number in range(40):
+            piece = b"%d " % number * (10_000 if number % 2 else 1)
+            expected += piece
+            (it.transport.write_soon if number % 3 else it.transport.write)(piece)
+            if number % 5 == 0:
+                await trio.lowlevel.checkpoint()
+        assert await it.peer_reads(len(expected)) == expected
+
+
 # How far the peer is
 
 

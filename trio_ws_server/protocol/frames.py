@@ -159,19 +159,27 @@ def payload_size(message: str | bytes) -> int:
 
 def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
     """Return the frame; a masked one under a fresh key that nobody can predict (RFC 6455 section 5.3)."""
-    mask_bit = 0x80 if masked else 0
-    size = len(payload)
-    if size < 126:
-        header = _short_headers[first][mask_bit | size]
-    elif size < 1 << 16:
-        header = _medium_header(first, mask_bit | 126, size)
-    else:
-        header = _long_header(first, mask_bit | 127, size)
     if not masked:
-        return header + payload
+        return _header(first, 0, len(payload)) + payload
+    # Under the same name, so that of payload, masked payload and frame no more than two are held at a time.
+    header, payload = encode_in_two(first, payload, masked=True)
+    return header + payload
+
+
+def encode_in_two(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
+    """Return the frame as `encode` does, but its payload by itself: where it is not masked, the same object."""
+    if not masked:
+        return _header(first, 0, len(payload)), payload
     key = os.urandom(4)
-    payload = mask(payload, key)
-    return b"".join((header, key, payload))
+    return _header(first, 0x80, len(payload)) + key, mask(payload, key)
+
+
+def _header(first: int, mask_bit: int, size: int) -> bytes:
+    if size < 126:
+        return _short_headers[first][mask_bit | size]
+    if size < 1 << 16:
+        return _medium_header(first, mask_bit | 126, size)
+    return _long_header(first, mask_bit | 127, size)
 
 
 def encode_message(message: str | bytes, *, masked: bool) -> bytes:

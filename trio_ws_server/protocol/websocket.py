@@ -45,6 +45,7 @@ from trio_ws_server.protocol.frames import (
     TEXT,
     close_payload,
     encode,
+    encode_in_two,
     encode_message,
     encode_shared,
     locate,
@@ -406,6 +407,18 @@ class WebSocketProtocol:
             first = TEXT if isinstance(message, str) else BINARY
             return encode(first | COMPRESSED, self._deflate.compress_message(message), masked=self.client)
         return encode_message(message, masked=True) if self.client else encode_shared(message)
+
+    def send_large_message(self, message: str | bytes) -> tuple[bytes, bytes]:
+        """Do as `send_message` does, but return header and payload, not to copy that to behind the header."""
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        first = TEXT if isinstance(message, str) else BINARY
+        if self._deflate is not None and self._deflate.compresses(payload_size(message)):
+            first |= COMPRESSED
+            payload = self._deflate.compress_message(message)
+        else:
+            payload = message.encode() if isinstance(message, str) else message
+        return encode_in_two(first, payload, masked=self.client)
 
     def send_ping(self, payload: bytes) -> bytes:
         """Return the bytes of a ping of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""

@@ -23,6 +23,9 @@ HELD_AT_MOST = 64 * 1024
 COPIED_AT_ONCE = 16 * 1024
 """Bytes received that are handed on as ``bytes``: to look into a ``memoryview`` takes longer, but saves a copy."""
 
+SENT_BY_ITSELF = 16 * 1024
+"""Bytes that are not copied to be sent together with what is before them."""
+
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
 
@@ -40,6 +43,9 @@ class Socket(Protocol):
         Until these are all, the next call's data begins with the rest. Raises ``BlockingIOError`` if the network
         takes nothing now, another ``OSError`` if the connection is lost.
         """
+
+    def sendmsg(self, parts: list[bytes | memoryview], /) -> int:
+        """Do as `send` does with all parts behind each other."""
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """
@@ -69,7 +75,7 @@ class SocketTransport(Transport):
         self._poller = poller
         self._events = 0
         self._chunks: list[bytes] = []
-        self._sending: memoryview | None = None
+        self._sending: list[bytes | memoryview] = []
         self._blocked = False
         self._timing_writes = False
         self._reading_paused = False
@@ -92,7 +98,7 @@ class SocketTransport(Transport):
             sent = 0
         self._kept += sent
         if sent < len(data):
-            self._sending = memoryview(data)[sent:]
+            self._sending = [memoryview(data)[sent:]]
             self._unsent = len(data) - sent
             self._block()
 
@@ -170,7 +176,7 @@ class SocketTransport(Transport):
 
     def _close(self) -> None:
         self._chunks.clear()
-        self._sending = None
+        self._sending.clear()
         # Once: then it may be another socket's number.
         fd, self._fd = self._fd, -1
         try:
@@ -179,7 +185,8 @@ class SocketTransport(Transport):
         finally:
             self._socket.close()
 
-    def _receive(self) -> None:
+    def _receive(self, received: int = 0) -> None:
+        """Receive what is there, ``received`` bytes of this turn's being taken already."""
         if self._reading_paused:
             self._watch()
             return
@@ -200,6 +207,10 @@ class SocketTransport(Transport):
             self.received_at = self._poller.looked_at
             data = self._poller.buffer[:size]
             self.receiver.data_received(data.tobytes() if size <= COPIED_AT_ONCE else data)
+            received += size
+            if size == len(self._poller.buffer) and received < self._poller.turn_size and not self.lost:
+                # A large message: each further turn would take a third as long as it takes to read so much.
+                self._receive(received)
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""
@@ -229,18 +240,21 @@ class SocketTransport(Transport):
     def _send(self) -> None:
         """Send until nothing is left or the socket has no room; raises ``OSError`` for one that is lost."""
         while self._unsent:
-            if self._sending is None:
-                data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            if not self._sending:
+                self._sending = _parts(self._chunks)
                 self._chunks.clear()
-                self._sending = memoryview(data)
+            sending = self._sending
             try:
-                sent = self._socket.send(self._sending)
+                sent = self._socket.send(sending[0]) if len(sending) == 1 else self._socket.sendmsg(sending)
             except _NOT_NOW:
                 return
             self._unsent -= sent
             self._kept += sent
             self.taken_at = trio.current_time()
-            self._sending = None if sent == len(self._sending) else self._sending[sent:]
+            while sending and sent >= len(sending[0]):
+                sent -= len(sending.pop(0))
+            if sent:
+                sending[0] = memoryview(sending[0])[sent:]
 
     def _block(self) -> None:
         """Have the poller send the rest."""
@@ -281,3 +295,12 @@ class SocketTransport(Transport):
         if events != self._events:
             self._poller.watch(self._fd, events, before=self._events)
             self._events = events
+
+
+def _parts(chunks: list[bytes]) -> list[bytes | memoryview]:
+    """Join what is to be sent, but for a last chunk that is large, as the payload of a large message is."""
+    if len(chunks) == 1:
+        return [chunks[0]]
+    if len(chunks[-1]) < SENT_BY_ITSELF:
+        return [b"".join(chunks)]
+    return [b"".join(chunks[:-1]), chunks[-1]]
