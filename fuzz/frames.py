@@ -65,18 +65,22 @@ def check(data: bytes) -> None:
     if not data:
         return
     client, closing, stream = bool(data[0] & 1), bool(data[0] & 2), data[1:]
-    outcome, *others = [receive(pieces, client, closing) for pieces in ways_to_cut(stream)]
+    outcome, *others = [
+        receive(pieces, client, closing, in_runs)
+        for pieces in ways_to_cut(stream)
+        for in_runs in (True, False)
+    ]
     for other in others:
         assert other == outcome, f"cut otherwise: {other}, not {outcome}"
     assert outcome.events == reference(stream, client, closing)[0]
     check_with_rfc(
-        receive([stream + PADDING], client, closing), *reference(stream + PADDING, client, closing)
+        receive([stream + PADDING], client, closing, True), *reference(stream + PADDING, client, closing)
     )
     if outcome.ending in (None, Ending.PEER_CLOSE):
         check_with_websockets(outcome, stream, client)
 
 
-def receive(pieces: Iterable[bytes], client: bool, closing: bool) -> Outcome:
+def receive(pieces: Iterable[bytes], client: bool, closing: bool, in_runs: bool) -> Outcome:
     """Give one end a stream; check what it sends, and that nothing comes of it once it is closed."""
     end = WebSocketProtocol(CONFIG, client=client)
     if closing:
@@ -85,6 +89,8 @@ def receive(pieces: Iterable[bytes], client: bool, closing: bool) -> Outcome:
     events, sent = [], b""
     for piece in pieces:
         end.receive_data(piece)
+        if in_runs:
+            events += [message for message, _ in end.next_messages(len(piece), len(piece) + 1)]
         while (event := end.next_event()) is not None:
             if event is not Internal.EVENT:
                 events.append(event)

@@ -60,17 +60,29 @@ async def test_a_condition_that_was_true_only_until_the_task_ran_is_waited_for_a
         nursery.cancel_scope.cancel()
 
 
-async def test_a_cancelled_wait_leaves_the_others_waiting() -> None:
+@pytest.mark.parametrize("cancelled", [0, 1, 2])
+async def test_a_cancelled_wait_leaves_the_others_waiting(cancelled: int) -> None:
     changes = Changes()
     ready = False
-    async with trio.open_nursery() as nursery:
-        nursery.start_soon(changes.until, lambda: ready)
-        with trio.CancelScope() as scope:
-            scope.cancel()
+    scopes = [trio.CancelScope() for _ in range(3)]
+    woken: list[int] = []
+
+    async def wait(number: int) -> None:
+        with scopes[number]:
             await changes.until(lambda: ready)
-        assert scope.cancelled_caught
+            woken.append(number)
+
+    async with trio.open_nursery() as nursery:
+        for number in range(3):
+            nursery.start_soon(wait, number)
+            await wait_all_tasks_blocked()
+        scopes[cancelled].cancel()
+        await wait_all_tasks_blocked()
+        nursery.start_soon(changes.until, lambda: ready)
+        await wait_all_tasks_blocked()
         ready = True
         changes.announce()
+    assert sorted(woken) == [number for number in range(3) if number != cancelled]
 
 
 # Giving way

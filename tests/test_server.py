@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import errno
+import gc
 import logging
 import math
 import random
 import socket
 import ssl
+import tracemalloc
 from contextlib import asynccontextmanager, suppress
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +19,7 @@ import trustme
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import BytesMessage, CloseConnection, RejectConnection
 
-from tests.helpers import Client, logged_errors, native
+from tests.helpers import Client, asgi, logged_errors, native
 from trio_ws_server.admission import MAX_REFUSED, REFUSAL_TIMEOUT
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
@@ -26,6 +28,7 @@ from trio_ws_server.listeners import BoundListener
 from trio_ws_server.protocol.websocket import State
 from trio_ws_server.server import CANCELLATION_COST, LIFESPAN_GRACE, Server
 from trio_ws_server.tls import ServerTLS
+from trio_ws_server.upgrade import Upgrade
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
@@ -34,7 +37,6 @@ if TYPE_CHECKING:
     from trio_ws_server.headers import RequestHead
     from trio_ws_server.http1 import HttpConnection
     from trio_ws_server.peer import Peer
-    from trio_ws_server.upgrade import Upgrade
     from trio_ws_server.websocket import WebSocket
 
 CONFIG = Config(access_log=False, graceful_timeout=30, handshake_timeout=10)
@@ -141,8 +143,9 @@ class Hello:
 
     async def websocket(self, upgrade: Upgrade) -> None:
         websocket = upgrade.accept()
-        while await websocket.next_message() is not None:
-            pass
+        with suppress(ConnectionClosed):
+            async for _ in websocket:
+                pass
         self.ended += 1
 
 
@@ -278,18 +281,16 @@ async def test_an_application_that_exits_does_not_take_the_server_along(
 
 
 async def test_a_connection_that_fails_to_take_note_of_a_shutdown_keeps_no_other_from_it(
-    caplog: pytest.LogCaptureFixture,
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    class Faulty(Hello):
-        async def websocket(self, upgrade: Upgrade) -> None:
-            def fail(close: Close) -> None:
-                raise KeyError("a bug")
+    def start_closing(upgrade: Upgrade, close: Close) -> None:
+        if upgrade.request.target == b"/faulty":
+            raise KeyError("a bug")
+        unpatched(upgrade, close)
 
-            if upgrade.request.target == b"/faulty":
-                upgrade.start_closing = fail  # type: ignore[method-assign]
-            await super().websocket(upgrade)
-
-    async with running(Faulty()) as (server, network):
+    unpatched = Upgrade.start_closing
+    monkeypatch.setattr(Upgrade, "start_closing", start_closing)
+    async with running(Hello()) as (server, network):
         clients = [await network.client() for _ in range(4)]
         for client in clients:
             await client.open("/faulty" if client is clients[1] else "/")
@@ -309,6 +310,57 @@ async def test_a_close_that_may_not_be_sent_does_not_shut_down() -> None:
         with pytest.raises(ValueError, match="close code 1006 may not be sent"):
             server.shut_down(Close(1006))
         await assert_serves(network)
+
+
+# Memory
+
+
+HANDSHAKE = (
+    b"GET / HTTP/1.1\r\nHost: server.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+)
+
+
+async def asgi_listener(scope: Any, receive: Callable[[], Awaitable[Any]], send: Any) -> None:
+    await receive()
+    await send({"type": "websocket.accept"})
+    await receive()
+
+
+async def native_listener(websocket: WebSocket) -> None:
+    await websocket.recv()
+
+
+@pytest.mark.parametrize(
+    ("application", "kib"),
+    [(asgi(asgi_listener), 7.5), (native(native_listener), 6.5)],
+    ids=["ASGI", "native"],
+)
+async def test_an_idle_websocket_takes_little_memory(application: Application, kib: float) -> None:
+    count = 100
+
+    def connect() -> Iterator[socket.socket]:
+        for _ in range(count):
+            ours, theirs = socket.socketpair()
+            network.give(trio.socket.from_stdlib_socket(theirs))
+            ours.send(HANDSHAKE)
+            yield ours
+
+    async with running(application) as (_, network):
+        clients = [*connect()]  # what is kept of a first time does not count
+        await wait_all_tasks_blocked(0.01)
+        clients += connect()
+        tracemalloc.start()
+        try:
+            await wait_all_tasks_blocked(0.01)
+            gc.collect()
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        for client in clients:
+            assert client.recv(4096).startswith(b"HTTP/1.1 101 ")
+            client.close()
+    assert held / count < kib * 1024
 
 
 # TLS

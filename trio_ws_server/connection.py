@@ -26,13 +26,14 @@ if TYPE_CHECKING:
 class Connection:
     """Serves HTTP requests, one after the other, or a WebSocket, on one transport."""
 
+    __slots__ = ("_application", "_closing", "_config", "_peer", "_serving")
+
     def __init__(self, transport: Transport, peer: Peer, application: Application, config: Config) -> None:
         """Become the transport's receiver."""
         self._peer = peer
         self._application = application
         self._config = config
-        self._http = HttpConnection(transport, config)
-        self._upgrade: Upgrade | None = None
+        self._serving: HttpConnection | Upgrade = HttpConnection(transport, config)
         self._closing: Close | None = None
 
     async def run(self) -> None:
@@ -41,66 +42,77 @@ class Connection:
 
         Cancelling it leaves the transport to be closed. What the application raises is logged and doesn't come out.
         """
+        # A WebSocket is served here, not in a coroutine of its own, which would stay as long as the connection.
+        upgrade = await self._next_upgrade()
+        if upgrade is None:
+            return
+        started = trio.current_time()
+        failed = False
         try:
-            while (request := await self._http.next_request()) is not None:
-                if is_upgrade(request):
-                    handshake = ServerHandshake(request, self._config.allowed_origins)
-                    if await self._serve_websocket(request, handshake):
-                        return
-                    break
-                await self._serve_http(request)
-        except BadRequest as exc:
-            await self._refuse(exc)
-        await self._http.shutdown()
+            try:
+                await self._application.websocket(upgrade)
+            except BaseException as raised:
+                failed = self._report(raised, upgrade.request, client_gone=upgrade.client_gone)
+            await self._complete_upgrade(upgrade, failed)
+        finally:
+            if upgrade.websocket is None:
+                self._log_request(upgrade.http, upgrade.request, started)
+            elif self._config.access_log:
+                log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
+        if upgrade.websocket is None:
+            await upgrade.http.shutdown()
 
     @property
     def is_websocket(self) -> bool:
         """Whether this is a WebSocket, or will be one if the application accepts it."""
-        return self._upgrade is not None
+        return isinstance(self._serving, Upgrade)
 
     def begin_drain(self, close: Close) -> None:
         """Let a running request finish and then close; close a WebSocket with this code and reason."""
         self._closing = close
-        self._http.begin_drain()
-        if self._upgrade is not None:
-            self._upgrade.start_closing(close)
+        if isinstance(self._serving, Upgrade):
+            self._serving.start_closing(close)
+        else:
+            self._serving.begin_drain()
 
-    async def _serve_http(self, request: RequestHead) -> None:
+    async def _next_upgrade(self) -> Upgrade | None:
+        """Serve requests up to a valid one for a WebSocket; if there is none, to the connection's end."""
+        assert isinstance(self._serving, HttpConnection)
+        http = self._serving
+        try:
+            while (request := await http.next_request()) is not None:
+                if is_upgrade(request):
+                    handshake = ServerHandshake(request, self._config.allowed_origins)
+                    self._serving = upgrade = Upgrade(http, request, handshake, self._peer, self._config)
+                    if self._closing is not None:
+                        upgrade.start_closing(self._closing)
+                    return upgrade
+                await self._serve_http(http, request)
+        except BadRequest as exc:
+            await self._refuse(http, exc)
+        await http.shutdown()
+        return None
+
+    async def _serve_http(self, http: HttpConnection, request: RequestHead) -> None:
         started = trio.current_time()
         failed = False
         try:
             try:
-                await self._application.http(self._http, request, self._peer)
+                await self._application.http(http, request, self._peer)
             except BaseException as raised:
-                failed = self._report(raised, request, client_gone=self._http.client_ended)
-            await self._complete_response(request, failed)
+                failed = self._report(raised, request, client_gone=http.client_ended)
+            await self._complete_response(http, request, failed)
         finally:
-            self._log_request(request, started)
+            self._log_request(http, request, started)
 
-    async def _serve_websocket(self, request: RequestHead, handshake: ServerHandshake) -> bool:
-        """Serve a WebSocket to its end; return whether it was accepted: otherwise, it has been HTTP."""
-        started = trio.current_time()
-        failed = False
-        self._upgrade = upgrade = Upgrade(self._http, request, handshake, self._peer, self._config)
-        try:
-            if self._closing is not None:
-                upgrade.start_closing(self._closing)
-            try:
-                await self._application.websocket(upgrade)
-            except BaseException as raised:
-                failed = self._report(raised, request, client_gone=upgrade.client_gone)
-            if upgrade.websocket is None:
-                await self._complete_response(request, failed)
-            else:
-                code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
-                upgrade.websocket.start_closing(Close(code))
-                await upgrade.websocket.until_closed()
-            return upgrade.websocket is not None
-        finally:
-            if upgrade.websocket is None:
-                self._log_request(request, started)
-            elif self._config.access_log:
-                log_websocket_ended(self._peer, upgrade.websocket, seconds=trio.current_time() - started)
+    async def _complete_upgrade(self, upgrade: Upgrade, failed: bool) -> None:
+        """Close what the application has left open: the WebSocket, or if it has not accepted it, the response."""
+        if upgrade.websocket is None:
+            await self._complete_response(upgrade.http, upgrade.request, failed)
+        else:
+            code = CloseCode.INTERNAL_ERROR if failed else CloseCode.NORMAL_CLOSURE
+            upgrade.websocket.start_closing(Close(code))
+            await upgrade.websocket.until_closed()
 
     def _report(self, raised: BaseException, request: RequestHead, *, client_gone: bool) -> bool:
         """Log what came out of the application, but let pass what is not its own; return whether it failed."""
@@ -110,17 +122,16 @@ class Connection:
             raise passed from None
         return failed
 
-    async def _complete_response(self, request: RequestHead, failed: bool) -> None:
+    async def _complete_response(self, http: HttpConnection, request: RequestHead, failed: bool) -> None:
         """
         Do what the application left undone: respond with 500.
 
         A response that has begun gets no end, so that the client takes it for cut off; the connection ends there.
         """
-        http = self._http
         if http.response_complete or http.transport.lost:
             return
         if http.body_error is not None and not http.response_started:
-            await self._refuse(http.body_error)
+            await self._refuse(http, http.body_error)
             return
         if not failed and not http.client_ended:
             what = "its response was complete" if http.response_started else "it sent a response"
@@ -128,20 +139,20 @@ class Connection:
         if not http.response_started:
             await http.respond(HTTPStatus.INTERNAL_SERVER_ERROR, [], b"Internal Server Error\n", close=True)
 
-    async def _refuse(self, error: BadRequest) -> None:
+    async def _refuse(self, http: HttpConnection, error: BadRequest) -> None:
         if self._config.access_log:
             access_logger.info("%s refused with %d: %s", self._peer, error.status, error)
-        await self._http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
+        await http.respond(error.status, error.headers, f"{error}\n".encode(), close=True)
 
-    def _log_request(self, request: RequestHead, started: float) -> None:
+    def _log_request(self, http: HttpConnection, request: RequestHead, started: float) -> None:
         if self._config.access_log:
             seconds = trio.current_time() - started
             log_request(
                 self._peer,
                 request,
-                status=self._http.status,
-                complete=self._http.response_complete,
-                body_sent=self._http.body_sent,
+                status=http.status,
+                complete=http.response_complete,
+                body_sent=http.body_sent,
                 seconds=seconds,
             )
 

@@ -23,29 +23,47 @@ CALLS_BETWEEN_YIELDS = 32
 
 
 class Changes:
-    """Where tasks, a few at a time, wait for something to change."""
+    """Where tasks, a few at a time and most of the time one at most, wait for something to change."""
 
-    __slots__ = ("_waiting",)
+    # A connection has several of these: for one waiting task, none makes a list or a closure.
+    __slots__ = ("_first", "_others")
 
     def __init__(self) -> None:
-        self._waiting: list[trio.lowlevel.Task] = []
+        self._first: trio.lowlevel.Task | None = None
+        self._others: list[trio.lowlevel.Task] | None = None
 
     def announce(self) -> None:
         """Wake every waiting task."""
-        if self._waiting:
-            waiting, self._waiting = self._waiting, []
-            for task in waiting:
+        if self._first is not None:
+            first, self._first = self._first, None
+            trio.lowlevel.reschedule(first)
+        if self._others is not None:
+            others, self._others = self._others, None
+            for task in others:
                 trio.lowlevel.reschedule(task)
 
     def next(self) -> Awaitable[object]:
         """Wait for the next change, when awaited, as must be done at once; a checkpoint in every case."""
         task = trio.lowlevel.current_task()
+        if self._first is None:
+            self._first = task
+            return trio.lowlevel.wait_task_rescheduled(self._give_up_first)  # noqa: ASYNC105 (for the caller)
+        return self._next_beside_first(task)
+
+    def _give_up_first(self, _: object) -> trio.lowlevel.Abort:
+        self._first = None
+        return trio.lowlevel.Abort.SUCCEEDED
+
+    def _next_beside_first(self, task: trio.lowlevel.Task) -> Awaitable[object]:
+        if self._others is None:
+            self._others = []
+        others = self._others
 
         def give_up(_: object) -> trio.lowlevel.Abort:
-            self._waiting.remove(task)
+            others.remove(task)
             return trio.lowlevel.Abort.SUCCEEDED
 
-        self._waiting.append(task)
+        others.append(task)
         return trio.lowlevel.wait_task_rescheduled(give_up)  # noqa: ASYNC105 (for the caller to await)
 
     async def until(self, condition: Callable[[], bool]) -> None:

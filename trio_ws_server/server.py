@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from trio_ws_server.config import Config
     from trio_ws_server.listeners import Address, BoundListener
     from trio_ws_server.tls import ServerTLS
-    from trio_ws_server.transport import Engine
+    from trio_ws_server.transport import Engine, Transport
 
 _OUT_OF_RESOURCES = {errno.EMFILE, errno.ENFILE, errno.ENOMEM, errno.ENOBUFS}
 """What accept(2) reports when the process or the system has no room for one more connection."""
@@ -152,55 +152,79 @@ class Server:
                     logger.error("Cannot accept a connection: %s; trying again", exc.strerror)
                     await trio.sleep(_ACCEPT_PAUSE)
                 else:
-                    connections.start_soon(self._serve, stream, listener, application)
+                    # Given a name, Trio does not make one for each task.
+                    connections.start_soon(self._serve, stream, listener, application, name="connection")
 
     async def _serve(
         self, stream: trio.SocketStream, listener: BoundListener, application: Application
     ) -> None:
         """Serve one connection; nothing that goes wrong on it comes out, but cancellation."""
+        # What is known here, and each coroutine more, stays as long as the connection.
         peer = Peer(None, None)
+        sock: trio.socket.SocketType | None = stream.socket
+        transport: Transport | None = None
         try:
             peer = Peer(peer_address(stream), listener.server_address(stream))
             with self._admission.place(peer) as verdict:
                 access_logger.debug("%s connected, to be %s", peer, verdict.value)
-                match verdict:
-                    case Verdict.ADMITTED:
-                        await self._serve_with(application, stream, peer, self._config)
-                    case Verdict.REFUSED:
-                        with trio.move_on_after(REFUSAL_TIMEOUT):
-                            await self._serve_with(Unavailable(), stream, peer, self._refusal_config)
+                config, deadline = self._config, math.inf
+                if verdict is Verdict.REFUSED:
+                    application, config = Unavailable(), self._refusal_config
+                    deadline = trio.current_time() + REFUSAL_TIMEOUT
+                if verdict is not Verdict.DROPPED:
+                    transport, peer = await self._open(stream, peer, config, deadline)
+                # If the transport has taken the socket over, shells are left.
+                sock = None if stream.socket.fileno() < 0 else stream.socket
+                del stream
+                if transport is not None:
+                    async with transport:
+                        connection = self._connection(transport, peer, application, config)
+                        try:
+                            await connection.run()
+                        finally:
+                            self._connections.discard(connection)
         except* Exception as group:
             logger.error("%s: internal error, connection dropped", peer, exc_info=group)
         finally:
             access_logger.debug("%s disconnected", peer)
-            # If nobody has taken it over. A stream's `aclose` would yield, which costs more than to close it.
-            stream.socket.close()
+            if sock is not None:
+                # A stream's `aclose` would yield, which costs more than to close it.
+                sock.close()
 
-    async def _serve_with(
-        self, application: Application, socket_stream: trio.SocketStream, peer: Peer, config: Config
-    ) -> None:
-        """Serve one connection, with TLS if that is spoken here."""
-        stream: Stream = socket_stream
+    async def _open(
+        self, stream: trio.SocketStream, peer: Peer, config: Config, deadline: float
+    ) -> tuple[Transport | None, Peer]:
+        """
+        Return a transport, which is dropped at the deadline, and the peer; with TLS if that is spoken here.
+
+        Without a transport where that was not agreed on.
+        """
+        below: Stream = stream
         if self._tls is not None:
-            stream = tls_stream = TLSStream(socket_stream, self._tls.context)
-            if not await self._agree(tls_stream, peer):
-                return
+            below = tls_stream = TLSStream(stream, self._tls.context)
+            if not await self._agree(tls_stream, peer, deadline):
+                return None, peer
             peer = peer._replace(tls=(AgreedTLS.of(tls_stream.tls.ssl_object), self._tls))
-        async with open_transport(stream, config, self._engine) as transport:
-            connection = Connection(transport, peer, application, config)
-            self._connections.add(connection)
-            if self._shutdown_requested.is_set():
-                self._begin_drain(connection)
-            try:
-                await connection.run()
-            finally:
-                self._connections.discard(connection)
+        transport = open_transport(below, config, self._engine)
+        if deadline < math.inf:
+            transport.call_at(deadline, transport.abort)
+        return transport, peer
 
-    async def _agree(self, stream: TLSStream, peer: Peer) -> bool:
+    def _connection(
+        self, transport: Transport, peer: Peer, application: Application, config: Config
+    ) -> Connection:
+        """Make a connection that is told of a shutdown."""
+        connection = Connection(transport, peer, application, config)
+        self._connections.add(connection)
+        if self._shutdown_requested.is_set():
+            self._begin_drain(connection)
+        return connection
+
+    async def _agree(self, stream: TLSStream, peer: Peer, deadline: float) -> bool:
         """Return whether TLS was agreed on, before the time was up or a shutdown was requested."""
         if self._shutdown_requested.is_set():
             return False
-        handshake = trio.CancelScope()
+        handshake = trio.CancelScope(deadline=deadline)
         self._tls_handshakes.add(handshake)
         try:
             with handshake:

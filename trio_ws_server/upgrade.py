@@ -25,6 +25,8 @@ if TYPE_CHECKING:
 class Upgrade:
     """A valid opening handshake, to be accepted or rejected, once."""
 
+    __slots__ = ("_closing", "_config", "_handshake", "http", "peer", "request", "websocket")
+
     def __init__(
         self,
         http: HttpConnection,
@@ -34,6 +36,7 @@ class Upgrade:
         config: Config,
     ) -> None:
         self.http = http
+        """What the handshake came on, until it is accepted."""
         self.request = request
         self.peer = peer
         self.websocket: WebSocket | None = None
@@ -71,6 +74,8 @@ class Upgrade:
         self.http.transport.write(response)
         self.http.hand_over(websocket)
         self.websocket = websocket
+        # Of no use any more, they would stay as long as the connection.
+        del self.http, self._handshake
         if self._config.access_log:
             log_websocket_accepted(self.peer, websocket)
         if self._closing is not None:

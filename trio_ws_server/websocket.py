@@ -27,6 +27,8 @@ from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
 
 if TYPE_CHECKING:
+    from collections.abc import Awaitable
+
     from trio_ws_server.close_codes import Close
     from trio_ws_server.config import Config
     from trio_ws_server.errors import ConnectionClosed
@@ -51,7 +53,7 @@ PAYLOAD_PER_TURN = 256 * 1024
 """Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
 
 PAYLOAD_PER_CALL = 64 * 1024
-"""Bytes of payload that a call which makes room for them may take on its way."""
+"""Bytes of payload that a call which makes room for them may take on its way, and not have to give way for it."""
 
 LARGE = 32 * 1024
 """Bytes or characters of a message whose header leaves by itself: to copy the payload takes longer than that."""
@@ -110,6 +112,8 @@ class WebSocket:
         self._paused_at = 0.0
         self._catching_up = False
         self._compressing = False
+        self._owes_a_turn = False
+        """Whether the task that receives next is to give way to others first."""
         self._pings = Pings()
         self._pong_owed: bytes | None = None
         self.listening_since = trio.current_time()
@@ -130,7 +134,9 @@ class WebSocket:
         Waits until there is one. Raises `ConnectionClosedOK` or `ConnectionClosedError` once the connection is
         closed and all that was received before has been returned. Cancelling it loses no message.
         """
-        message = await self.next_message()
+        await self.arrival()
+        while (message := self.take_message()) is None and self.receiving:
+            await self.arrival()
         if message is None:
             raise await self._closed_error()
         return message
@@ -141,7 +147,9 @@ class WebSocket:
 
     async def __anext__(self) -> str | bytes:
         """Do as `recv` does, but end the iteration where that raises `ConnectionClosedOK`."""
-        message = await self.next_message()
+        await self.arrival()
+        while (message := self.take_message()) is None and self.receiving:
+            await self.arrival()
         if message is None:
             error = await self._closed_error()
             raise StopAsyncIteration if isinstance(error, ConnectionClosedOK) else error
@@ -162,27 +170,8 @@ class WebSocket:
             if not isinstance(message, (bytearray, memoryview)):
                 raise TypeError(f"a message is a str or bytes-like, not {type(message).__name__}")
             message = bytes(message)
-        protocol, transport = self._protocol, self._transport
-        # Before as well as after: one message each of many who gave up on waiting would be too much.
-        while (self._compressing or transport.congested) and protocol.state is _OPEN:
-            await self._changes.until(lambda: not self._compressing)
-            await self._room_to_send()
-        if len(message) > protocol.steps_above and protocol.state is _OPEN:
-            await self._compress_ahead(message)
-        if len(message) > LARGE:
-            header, frame = protocol.send_large_message(message)
-            transport.write_soon(header)
-        else:
-            frame = protocol.send_message(message)
-        if self._inbox:
-            transport.write_soon(frame)
-        else:
-            transport.write(frame)
-        traffic = self.traffic
-        traffic.messages_sent += 1
-        traffic.bytes_sent += payload_size(message)
-        if transport.congested:
-            await self._room_to_send()
+        if (rest := self.begin_to_send(message)) is not None:
+            await rest
 
     async def ping(self, payload: str | bytes | None = None) -> float:
         """
@@ -245,29 +234,44 @@ class WebSocket:
         """The code and reason with which the connection ended or is ending."""
         return self._protocol.close
 
-    async def next_message(self) -> str | bytes | None:
-        """Return the next message, or None when there is none and the connection is no longer open."""
-        if self._inbox:
-            # Who has to wait is seen to by that.
-            await pace()
-        while not self._inbox:
-            if not self._protocol.receiving or self._transport.lost:
-                await pace()
+    def begin_to_send(self, message: str | bytes) -> Awaitable[None] | None:
+        """Do as `send` does, as far as nothing has to be waited for; return what is to be awaited for the rest."""
+        protocol, transport = self._protocol, self._transport
+        if transport.congested or self._compressing or len(message) > protocol.steps_above:
+            return self._send_in_time(message)
+        self._send(message)
+        return self._room_to_send() if transport.congested else None
+
+    @property
+    def receiving(self) -> bool:
+        """Whether a message may still come that is not in the inbox."""
+        return self._protocol.receiving and not self._transport.lost
+
+    def arrival(self) -> Awaitable[object]:
+        """Wait, when awaited at once, until a message is there or none comes any more; others may take it first."""
+        if self._inbox is None and self.receiving:
+            self._transport.push()
+            return self._arrivals.next()
+        # Who had to wait has given way to others by that.
+        return trio.lowlevel.checkpoint() if self._owes_a_turn else pace()  # noqa: ASYNC105 (as for `Changes.next`)
+
+    def take_message(self) -> str | bytes | None:
+        """Return the next message; None where there is none yet, or, no longer `receiving`, none any more."""
+        self._owes_a_turn = False
+        inbox = self._inbox
+        if inbox is None:
+            if not self.receiving:
                 # One task that receives has answered what came before when it comes for more.
                 self._give_up()
-                return None
-            self._transport.push()
-            await self._arrivals.next()
-        message, size = self._inbox.popleft()
-        if not self._inbox:
+            return None
+        message, size = inbox.popleft()
+        if not inbox:
             self._inbox = None
         self._inbox_bytes -= size
         if self._reading_paused and not self._inbox_full:
             before = self._protocol.payload_received
             self._resume_reading()
-            if self._protocol.payload_received - before > PAYLOAD_PER_CALL:
-                # Others have their turn, without a chance for the message to be lost to a cancellation.
-                await trio.lowlevel.cancel_shielded_checkpoint()
+            self._owes_a_turn = self._protocol.payload_received - before > PAYLOAD_PER_CALL
         return message
 
     def start_closing(self, close: Close) -> None:
@@ -367,6 +371,16 @@ class WebSocket:
         """Take so many events at most, until they have had so much payload; return whether there are no more."""
         protocol = self._protocol
         enough = protocol.payload_received + payload
+        if self._rate_limit is None and not self._reading_paused:
+            room, room_in_bytes = self._config.inbox_messages, self._config.inbox_bytes - self._inbox_bytes
+            if self._inbox is not None:
+                room -= len(self._inbox)
+            messages = protocol.next_messages(min(most, room), min(payload, room_in_bytes))
+            if messages:
+                self._deliver(messages)
+                most -= len(messages)
+                if not protocol.unread:
+                    return not self._reading_paused
         for _ in range(most):
             if self._reading_paused and not overfill:
                 return False
@@ -376,7 +390,7 @@ class WebSocket:
             if event is not _INTERNAL:
                 self._take_event(event)
             if protocol.payload_received >= enough:
-                return not protocol.behind
+                return not protocol.unread
         return False
 
     def _take_event(self, event: str | bytes | Ping | Pong) -> None:
@@ -384,7 +398,8 @@ class WebSocket:
             reason = f"more than {self._config.limit_message_rate} messages a second"
             self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
         elif isinstance(event, (str, bytes)):
-            self._deliver(event)
+            # All that has come since the message before belongs to this one.
+            self._deliver([(event, self._protocol.payload_received - self.traffic.bytes_received)])
         elif isinstance(event, Ping):
             self._answer_ping(event.payload)
         elif self._pings.answered(event.payload):
@@ -408,6 +423,31 @@ class WebSocket:
             self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
         )
 
+    async def _send_in_time(self, message: str | bytes) -> None:
+        # Before as well as after: one message each of many who gave up on waiting would be too much.
+        while (self._compressing or self._transport.congested) and self._protocol.state is _OPEN:
+            await self._changes.until(lambda: not self._compressing)
+            await self._room_to_send()
+        if len(message) > self._protocol.steps_above and self._protocol.state is _OPEN:
+            await self._compress_ahead(message)
+        self._send(message)
+        if self._transport.congested:
+            await self._room_to_send()
+
+    def _send(self, message: str | bytes) -> None:
+        if len(message) > LARGE:
+            header, frame = self._protocol.send_large_message(message)
+            self._transport.write_soon(header)
+        else:
+            frame = self._protocol.send_message(message)
+        if self._inbox:
+            self._transport.write_soon(frame)
+        else:
+            self._transport.write(frame)
+        traffic = self.traffic
+        traffic.messages_sent += 1
+        traffic.bytes_sent += payload_size(message)
+
     async def _compress_ahead(self, message: str | bytes) -> None:
         """
         Compress a large message with a checkpoint at each step; other senders wait meanwhile.
@@ -428,15 +468,16 @@ class WebSocket:
         if self._over:
             raise self._protocol.closed_error()
 
-    def _deliver(self, message: str | bytes) -> None:
+    def _deliver(self, messages: list[tuple[str | bytes, int]]) -> None:
+        """Put messages, with their sizes in bytes, into the inbox."""
         traffic = self.traffic
-        # All that has come since the message before belongs to this one.
+        traffic.messages_received += len(messages)
         size = self._protocol.payload_received - traffic.bytes_received
-        traffic.messages_received += 1
         traffic.bytes_received += size
         if self._inbox is None:
-            self._inbox = deque()
-        self._inbox.append((message, size))
+            self._inbox = deque(messages)
+        else:
+            self._inbox.extend(messages)
         self._inbox_bytes += size
         if self._inbox_full and not self._reading_paused:
             self._reading_paused = True

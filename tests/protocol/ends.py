@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from hypothesis import strategies as st
 
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.frames import payload_size
 from trio_ws_server.protocol.websocket import Internal, Ping, Pong, WebSocketProtocol
 
 if TYPE_CHECKING:
@@ -54,16 +55,32 @@ links = uncompressed_links | st.builds(
 )
 
 
-def take(end: WebSocketProtocol, most: int | None = None) -> list[Received]:
+def take(end: WebSocketProtocol, most: int | None = None, *, one_by_one: bool = False) -> list[Received]:
     """
     Return the messages, pings and pongs of the frames that have come, of so many frames at most.
 
     They count as handled: if the peer has broken the protocol behind them, the connection fails now.
     """
-    events: Iterator[Received | Internal] = iter(end.next_event, None)
+    events: Iterator[Received | Internal] = iter(end.next_event, None) if one_by_one else in_runs(end, most)
     received = [event for event in islice(events, most) if not isinstance(event, Internal)]
     end.give_up()
     return received
+
+
+def in_runs(end: WebSocketProtocol, most: int | None) -> Iterator[Received | Internal]:
+    """Take messages two at a time where that is possible, and one event where it is not; so many at most."""
+    taken = 0
+    while most is None or taken < most:
+        run = end.next_messages(2 if most is None else min(2, most - taken), 1 << 20)
+        taken += len(run) or 1
+        assert [payload_size(message) for message, _ in run] == [size for _, size in run]
+        for message, _ in run:
+            yield message
+        if not run:
+            event = end.next_event()
+            if event is None:
+                return
+            yield event
 
 
 def receive(end: WebSocketProtocol, *pieces: bytes, lent: bool = False) -> list[Received]:

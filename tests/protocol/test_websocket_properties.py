@@ -51,6 +51,7 @@ def outcome(
     closing: bool,
     pace: Sequence[int | None] = (None,),
     lent: bool = False,
+    one_by_one: bool = False,
 ) -> Outcome:
     """
     Give the pieces to our end, or lend them; after each, take so many of its events, None: all. At last take the
@@ -64,9 +65,9 @@ def outcome(
     sent = b""
     for piece, most in zip(pieces, cycle(pace), strict=False):
         with arriving(end, piece, lent=lent):
-            events += take(end, most)
+            events += take(end, most, one_by_one=one_by_one)
         sent += end.data_to_send()
-    events += receive(end, b"")
+    events += take(end, one_by_one=one_by_one)
     sent += end.data_to_send()
     check_what_can_be_sent(end)
     seen = end.state, end.ending, end.close, end.close_received, end.close_sent, repr(end.closed_error())
@@ -115,6 +116,7 @@ def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_eve
         outcome(script.link, bytewise(script.stream), closing=closing),
         outcome(script.link, cut(script.stream, places), closing=closing),
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace),
+        outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, one_by_one=True),
         outcome(script.link, bytewise(script.stream), closing=closing, pace=pace),
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, lent=True),
     ):

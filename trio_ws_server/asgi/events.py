@@ -13,8 +13,7 @@ T = TypeVar("T")
 
 def type_of(event: object) -> str:
     """Return the event's type."""
-    # To look for a dict first is quick.
-    if not isinstance(event, (dict, Mapping)):
+    if not isinstance(event, Mapping):
         raise InvalidEvent(f"an event is a dict, not {event!r}")
     type_ = event.get("type")
     if not isinstance(type_, str):
@@ -83,14 +82,15 @@ def body_of(event: Mapping[str, Any]) -> bytes:
 def message_of(event: Mapping[str, Any]) -> str | bytes:
     """Return the message of a ``websocket.send`` event."""
     text, binary = event.get("text"), event.get("bytes")
+    if binary is None and isinstance(text, str) and text.isascii():
+        return text
     if (text is None) == (binary is None):
         given = "both" if text is not None else "neither"
         raise InvalidEvent(f"{event['type']}: exactly one of 'text' and 'bytes' must be given, not {given}")
     if text is not None:
         if not isinstance(text, str):
             raise _wrong(event, "text", "a str")
-        if not text.isascii():
-            _check_unicode(event, "text", text)
+        _check_unicode(event, "text", text)
         return text
     if not isinstance(binary, bytes | bytearray | memoryview):
         raise _wrong(event, "bytes", "bytes")

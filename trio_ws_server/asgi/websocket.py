@@ -36,6 +36,8 @@ _ACCEPTED = _Phase.ACCEPTED
 class WebSocketSession:
     """``receive`` and ``send`` of one WebSocket connection."""
 
+    __slots__ = ("_connect_delivered", "_phase", "_upgrade", "_websocket")
+
     def __init__(self, upgrade: Upgrade) -> None:
         self._upgrade = upgrade
         self._websocket: WebSocket | None = None
@@ -57,9 +59,12 @@ class WebSocketSession:
             await self._upgrade.decided_or_disconnected()
         if self._websocket is None:
             return _disconnect(Close(CloseCode.ABNORMAL_CLOSURE))
-        message = await self._websocket.next_message()
+        websocket = self._websocket
+        await websocket.arrival()
+        while (message := websocket.take_message()) is None and websocket.receiving:
+            await websocket.arrival()
         if message is None:
-            return _disconnect(self._websocket.close_seen)
+            return _disconnect(websocket.close_seen)
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message, "bytes": None}
         return {"type": "websocket.receive", "bytes": message, "text": None}
@@ -73,16 +78,19 @@ class WebSocketSession:
         now; `ClientDisconnected` if the peer has gone. Closing a connection that the peer closed first is no
         error: there is nothing left to do.
         """
-        type_ = type_of(event)
+        # To look for a dict first is quick.
+        type_ = event.get("type") if isinstance(event, dict) else type_of(event)
         if type_ == "websocket.send" and self._phase is _ACCEPTED:
             assert self._websocket is not None
             message = message_of(event)
+            await pace()
             try:
-                await self._websocket.send(message)
+                if (rest := self._websocket.begin_to_send(message)) is not None:
+                    await rest
             except ConnectionClosed as exc:
                 raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
         else:
-            await self._go_on(type_, event)
+            await self._go_on(type_of(event), event)
 
     async def _go_on(self, type_: str, event: Mapping[str, Any]) -> None:
         """Do what an event says that is no message."""

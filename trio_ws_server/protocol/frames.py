@@ -81,6 +81,53 @@ def locate(data: bytes | memoryview, start: int) -> tuple[int, int, int] | None:
     return kind, body, body + length
 
 
+_TWO_BYTES = 126
+"""The length that says that the next two bytes hold it."""
+
+
+def read_messages(
+    data: bytes | memoryview, start: int, most: int, most_bytes: int, max_size: int
+) -> tuple[list[tuple[str | bytes, int]], int, int]:
+    """
+    Read the masked frames from there on that are whole messages, not compressed, of less than 64 KiB.
+
+    Stops at the first frame that is not one, or not right, or not there as a whole; at one of more than
+    ``max_size`` bytes; and after so many messages, or bytes of them. Returns each message with its size in bytes,
+    the sum of the sizes, and where it stopped.
+
+    All in one loop: it takes a third of the time that a call to `locate` and its like take for each.
+    """
+    messages: list[tuple[str | bytes, int]] = []
+    total = 0
+    came = len(data)
+    try:
+        while start < came and total < most_bytes and len(messages) < most:
+            first = data[start]
+            if first != TEXT and first != BINARY:
+                break
+            # Longer than any, where the bit of a mask is not set.
+            size = data[start + 1] ^ 0x80
+            body = start + 6
+            if size >= _TWO_BYTES:
+                if size > _TWO_BYTES:
+                    break
+                size = data[start + 2] << 8 | data[start + 3]
+                body = start + 8
+                if size < _TWO_BYTES:
+                    break
+            end = body + size
+            if end > came or size > max_size:
+                break
+            payload = mask(data[body:end], data[body - 4 : body])
+            messages.append((payload if first == BINARY else payload.decode(), size))
+            total += size
+            start = end
+    except (IndexError, UnicodeDecodeError):
+        # A head that has not come as a whole, or text that is none: both are for who reads on.
+        pass
+    return messages, total, start
+
+
 # The payload of a close frame (RFC 6455 section 5.5.1)
 
 
@@ -194,7 +241,12 @@ def encode_shared(message: str | bytes) -> bytes:
     global _last
     last, frame = _last
     if message is not last:
-        frame = encode_message(message, masked=False)
-        if len(message) <= _SHARED_SIZE:
+        if isinstance(message, str):
+            first, payload = TEXT, message.encode()
+        else:
+            first, payload = BINARY, message
+        size = len(payload)
+        frame = _short_headers[first][size] + payload if size < 126 else encode(first, payload)
+        if size <= _SHARED_SIZE:
             _last = message, frame
     return frame

@@ -45,6 +45,19 @@ _ABSOLUTE_FORM = re.compile(rb"https?://([^/?#]+)([^#]*)", re.IGNORECASE)
 # RFC 9110 section 7.2, RFC 3986 section 3.2.2: a name, an IPv4 address or a literal in brackets; a port.
 _HOST = re.compile(rb"([\w.~!$&'()*+,;=%-]*|\[[\w.~!$&'()*+,;=%:-]+\])(:[0-9]*)?")
 
+# What the head of a request for a WebSocket holds, most of the time. An application has it as long as the
+# connection is open: of these, all connections have the same objects, each of which would take some 50 bytes.
+_COMMON = {
+    word: word
+    for word in (
+        b"GET 1.1 host upgrade connection origin user-agent cookie authorization pragma cache-control "
+        b"accept accept-encoding accept-language sec-fetch-dest sec-fetch-mode sec-fetch-site "
+        b"sec-websocket-extensions sec-websocket-key sec-websocket-protocol sec-websocket-version "
+        b"forwarded via x-forwarded-for x-forwarded-host x-forwarded-port x-forwarded-proto x-real-ip "
+        b"Upgrade keep-alive no-cache websocket 13"
+    ).split()
+}
+
 
 class BadRequest(Exception):
     """A request that is answered with an error status; the connection is closed after it."""
@@ -126,7 +139,12 @@ class Exchange:
         event = self._h11_next()
         assert isinstance(event, h11.Request)
         self.request = request = _in_origin_form(
-            RequestHead(event.method, event.target, event.http_version, list(event.headers))
+            RequestHead(
+                _shared(event.method),
+                event.target,
+                _shared(event.http_version),
+                [(_shared(name), _shared(value)) for name, value in event.headers],
+            )
         )
         _check_request(request, self._config.allowed_hosts)
         if field_values(request, b"transfer-encoding"):
@@ -319,6 +337,10 @@ class _Lines:
             )
         self.checked = end
         self._fields = fields
+
+
+def _shared(word: bytes) -> bytes:
+    return _COMMON.get(word, word)
 
 
 def _check_framing(head: bytes) -> None:

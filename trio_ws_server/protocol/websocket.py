@@ -51,6 +51,7 @@ from trio_ws_server.protocol.frames import (
     locate,
     payload_size,
     read_close,
+    read_messages,
     simple_kinds,
 )
 from trio_ws_server.protocol.payload import Payload
@@ -99,6 +100,8 @@ _NEXT_STATE = {
 # Python 3.11 takes 80 ns to find a member by its class, 10 times as long as by a name.
 _OPEN, _CLOSED = State.OPEN, State.CLOSED
 
+_MASKED_TEXT = TEXT | MASKED
+
 _HARMLESS_CODES = {CloseCode.NORMAL_CLOSURE, CloseCode.GOING_AWAY, CloseCode.NO_STATUS_RCVD}
 
 
@@ -125,7 +128,6 @@ class WebSocketProtocol:
 
     __slots__ = (
         "_config",
-        "_data",
         "_deflate",
         "_kinds",
         "_left",
@@ -143,6 +145,7 @@ class WebSocketProtocol:
         "receiving",
         "state",
         "steps_above",
+        "unread",
         "violation",
     )
 
@@ -163,9 +166,10 @@ class WebSocketProtocol:
         self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
         """A message of more characters or bytes is to go through `compress_ahead` before `send_message`."""
         self._message_given = False
-        self._data: bytes | memoryview = b""
-        """What has come and has not been read, from `_start` on; empty if that is nothing."""
+        self.unread: bytes | memoryview = b""
+        """What has come and has not been read, from some place on; empty if that is nothing."""
         self._start = 0
+        """That place."""
         self._kinds = self._simple_kinds()
         """The kinds of frames that are not shown to wsproto."""
         self._left = 0
@@ -186,19 +190,35 @@ class WebSocketProtocol:
         A ``memoryview`` must stay as it is until `keep_data`: a large frame is unmasked straight from it.
         """
         if self.state is not _CLOSED and self.violation is None:
-            self._data = bytes(self._data[self._start :]) + data if self._data else data
+            self.unread = bytes(self.unread[self._start :]) + data if self.unread else data
             self._start = 0
 
     def keep_data(self) -> None:
         """Copy what `next_event` has not got to, of a ``memoryview`` that was given to `receive_data`."""
-        if isinstance(self._data, memoryview):
+        if isinstance(self.unread, memoryview):
             self._wait()
-            self._data = bytes(self._data)
+            self.unread = bytes(self.unread)
 
-    @property
-    def behind(self) -> bool:
-        """Whether something has come that `next_event` has not got to."""
-        return bool(self._data)
+    def next_messages(self, most: int, most_bytes: int) -> list[tuple[str | bytes, int]]:
+        """
+        Return the next messages, each with its size in bytes, as long as they are quick to read.
+
+        That is what `next_event` would return one by one, but in a fraction of the time; it goes on from there. So
+        many messages at most, and none once they have so many bytes.
+        """
+        # Messages come this way only to servers, and only between other messages.
+        if self._left or _MASKED_TEXT not in self._kinds or self.state is not _OPEN:
+            return []
+        data = self.unread
+        messages, size, self._start = read_messages(
+            data, self._start, most, most_bytes, self._config.max_message_size
+        )
+        if messages:
+            self._message_given = True
+            self.payload_received += size
+            if self._start == len(data):
+                self.unread = b""
+        return messages
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
@@ -208,7 +228,7 @@ class WebSocketProtocol:
         pings received once a close frame was sent are dropped. Never raises for what the peer sent: see `state`,
         `violation` and `data_to_send` after it.
         """
-        data = self._data
+        data = self.unread
         if not data:
             return None
         try:
@@ -251,17 +271,17 @@ class WebSocketProtocol:
 
     def _wait(self) -> None:
         """Keep what has come of a header, or of a control frame, and nothing else, until more comes."""
-        self._data = self._data[self._start :]
+        self.unread = self.unread[self._start :]
         self._start = 0
 
     def _begin(self, kind: int, body: int, end: int) -> str | bytes | Ping | Pong | Internal | None:
         """Begin a frame that has not come as a whole, or that takes long to inflate."""
         first = kind & PLAIN
-        if body > len(self._data) or first in (CLOSE, PING, PONG):
+        if body > len(self.unread) or first in (CLOSE, PING, PONG):
             self._wait()
             return None
         self._payload = Payload(
-            bytes(self._data[body - 4 : body]) if kind & MASKED else b"",
+            bytes(self.unread[body - 4 : body]) if kind & MASKED else b"",
             text=first == TEXT,
             deflate=self._deflate if kind & COMPRESSED else None,
         )
@@ -273,7 +293,7 @@ class WebSocketProtocol:
         """Read more of the frame that has been begun: a piece of it that doesn't take long."""
         in_steps = self._deflate is not None if self._payload is None else self._payload.compressed
         size = min(self._left, COMPRESSED_PIECE_SIZE) if in_steps else self._left
-        piece = self._data[self._start : self._start + size]
+        piece = self.unread[self._start : self._start + size]
         self._left -= len(piece)
         self._go_to(self._start + len(piece))
         if self._payload is None:
@@ -339,14 +359,14 @@ class WebSocketProtocol:
     def _go_to(self, place: int) -> None:
         """Go on reading there. Once all that has come has been read, none of it is kept."""
         self._start = place
-        if place == len(self._data):
-            self._data = b""
+        if place == len(self.unread):
+            self.unread = b""
 
     def _simple_kinds(self) -> frozenset[int]:
         return simple_kinds(masked=not self.client, compressed=self._deflate is not None)
 
     def _stop_reading(self) -> None:
-        self._data = b""
+        self.unread = b""
         self._left = 0
         self._payload = self._pieces = None
 

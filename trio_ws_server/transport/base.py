@@ -97,8 +97,9 @@ class Transport(ABC):
         self._config = config
         self._engine = engine
         self._changes = Changes()
-        self._tasks: list[trio.CancelScope] = []
-        self._timers: list[Timer] = []
+        # Most of the time there is none of these, and one of those: tuples take the least memory then.
+        self._tasks: tuple[trio.CancelScope, ...] = ()
+        self._timers: tuple[Timer, ...] = ()
         self._failure: Exception | None = None
         self._scope = trio.CancelScope()
 
@@ -241,22 +242,22 @@ class Transport(ABC):
 
     def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
         """Call a function at a time, in seconds of `trio.current_time`, if the connection is still there."""
-
-        def call() -> None:
-            self._timers.remove(timer)
-            self._guarded(callback)
-
-        timer = self.timers.call_at(time, call)
+        timer = self.timers.call_at(time, callback, owner=self)
         if self.lost:
             timer.cancel()
         else:
-            self._timers.append(timer)
+            self._timers += (timer,)
         return timer
+
+    def timer_is_due(self, timer: Timer, callback: Callable[[], None]) -> None:
+        """Call the function of a timer made by `call_at`."""
+        self._timers = tuple(other for other in self._timers if other is not timer)
+        self._guarded(callback)
 
     def start_soon(self, function: Callable[[], Awaitable[None]]) -> None:
         """Run a task, which is cancelled when the connection is lost."""
         scope = trio.CancelScope()
-        self._tasks.append(scope)
+        self._tasks += (scope,)
         self._engine.nursery.start_soon(self._run, function, scope)
 
     def fail(self, error: Exception) -> None:
@@ -275,7 +276,7 @@ class Transport(ABC):
             scope.cancel()
         for timer in self._timers:
             timer.cancel()
-        self._timers.clear()
+        self._timers = ()
         self._close()
         self._released = True
 
@@ -323,7 +324,7 @@ class Transport(ABC):
         except Exception as error:
             self.fail(error)
         finally:
-            self._tasks.remove(scope)
+            self._tasks = tuple(other for other in self._tasks if other is not scope)
             self._changes.announce()
 
     def _guarded(self, function: Callable[[], None]) -> None:

@@ -113,7 +113,7 @@ class SocketTransport(Transport):
         self._unsent += len(data)
         if self._blocked:
             self._look_at_high_water()
-        elif self._unsent > min(HELD_AT_MOST, self._config.write_high_water):
+        elif self._unsent > HELD_AT_MOST or self._unsent > self._config.write_high_water:
             self.push()
 
     def push(self) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import heapq
 import itertools
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
@@ -20,19 +20,27 @@ _FEW = 100
 """Cancelled timers that are not worth looking for."""
 
 
+class Owner(Protocol):
+    """Who answers for what a function raises."""
+
+    def timer_is_due(self, timer: Timer, callback: Callable[[], None]) -> None:
+        """Call the timer's function. Must not raise."""
+
+
 class Timer:
     """A function to be called once, unless this is cancelled before."""
 
-    __slots__ = ("_timers", "callback")
+    __slots__ = ("_timers", "callback", "owner")
 
-    def __init__(self, timers: Timers, callback: Callable[[], None]) -> None:
+    def __init__(self, timers: Timers, callback: Callable[[], None], owner: Owner | None) -> None:
         self._timers = timers
         self.callback: Callable[[], None] | None = callback
+        self.owner = owner
 
     def cancel(self) -> None:
         """Let the function not be called, and keep nothing of it; without effect once it was."""
         if self.callback is not None:
-            self.callback = None
+            self.callback = self.owner = None
             self._timers.one_was_cancelled()
 
 
@@ -45,9 +53,13 @@ class Timers:
         self._cancelled = 0
         self._sleep = trio.CancelScope()
 
-    def call_at(self, time: float, callback: Callable[[], None]) -> Timer:
-        """Have ``callback``, which must not raise, called at ``time``, in seconds of `trio.current_time`."""
-        timer = Timer(self, callback)
+    def call_at(self, time: float, callback: Callable[[], None], owner: Owner | None = None) -> Timer:
+        """
+        Have ``callback`` called at ``time``, in seconds of `trio.current_time`; by its owner, if it has one.
+
+        One without must not raise.
+        """
+        timer = Timer(self, callback, owner)
         heapq.heappush(self._heap, (time, next(self._numbers), timer))
         if time < self._sleep.deadline:
             self._sleep.deadline = time
@@ -100,7 +112,10 @@ class Timers:
             if callback is None:
                 self._cancelled -= 1
                 continue
-            callback()
+            if timer.owner is None:
+                callback()
+            else:
+                timer.owner.timer_is_due(timer, callback)
             called += 1
             if called % CALLS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
