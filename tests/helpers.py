@@ -197,7 +197,7 @@ class Recorder:
         self.data = b""
         self.events: list[str] = []
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         assert not {"eof", "lost"} & {*self.events}, "data after the end"
         self.data += data
 

@@ -126,15 +126,21 @@ without_tls = pytest.mark.parametrize(
 def noted_sends() -> Iterator[list[bytes]]:
     """Return what all sockets take during the ``with``, one call after the other."""
     noted: list[bytes] = []
-    sound = socket.socket.send
+    send, sendmsg = socket.socket.send, socket.socket.sendmsg
 
     def noting(sock: socket.socket, data: bytes) -> int:
-        count = sound(sock, data)
+        count = send(sock, data)
         noted.append(bytes(data[:count]))
+        return count
+
+    def noting_parts(sock: socket.socket, parts: list[bytes]) -> int:
+        count = sendmsg(sock, parts)
+        noted.append(b"".join(parts)[:count])
         return count
 
     with pytest.MonkeyPatch.context() as patches:
         patches.setattr(socket.socket, "send", noting)
+        patches.setattr(socket.socket, "sendmsg", noting_parts)
         yield noted
 
 

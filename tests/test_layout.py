@@ -35,16 +35,16 @@ ORDER = """
     transport
     transport.tls_socket
     transport.socket transport.stream transport.tls
-    transport.base
+    transport.base transport.kernel
     transport.engine
     transport.poller transport.timers
-    peer
+    peer transport.memory
     listeners tls
     scheduling
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames
-    protocol.violation protocol.text protocol.allowed
+    protocol.violation protocol.text protocol.binary protocol.allowed
     config
     checks importer
     headers errors

@@ -134,6 +134,15 @@ async def test_the_peers_end_comes_behind_all_its_frames() -> None:
         assert [message async for message in websocket] == ["a", "b"]
 
 
+async def test_frames_that_wait_stay_as_they_came_though_what_they_came_in_is_used_again() -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        texts = ["one", "two", "three"]
+        received = bytearray(b"".join(peer.connection.send(TextMessage(text)) for text in texts))
+        websocket.data_received(memoryview(received))
+        received[:] = bytes(len(received))
+        assert [await websocket.recv() for _ in texts] == texts
+
+
 async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
     async with opened() as (websocket, peer):
         await peer.send(*[Pong()] * EVENTS_PER_TURN * 3)

@@ -33,7 +33,9 @@ class Closing:
         self._protocol = protocol
         self._timeout = timeout
         self._began = trio.current_time()
-        transport.call_at(self._deadline, self._look)
+        # What the peer took before then does not count.
+        transport.see_taken()
+        transport.call_by(self._deadline, timeout, self._look)
 
     def go_on(self, *, peer_ended: bool) -> None:
         """End the TCP connection, if it is time for that."""
@@ -56,4 +58,4 @@ class Closing:
         if deadline <= trio.current_time():
             self._transport.abort()
         else:
-            self._transport.call_at(deadline, self._look)
+            self._transport.call_by(deadline, self._timeout, self._look)

@@ -229,11 +229,11 @@ class HttpConnection:
         # Nobody asks for them any more, and what h11 holds would stay as long as the connection.
         del self._exchange, self._body_pace
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take bytes from the client."""
         if self._overrun:
             return
-        self._exchange.receive_data(data)
+        self._exchange.receive_data(bytes(data))
         if self._unread_full and not self._reading_paused:
             self._reading_paused = True
             self.transport.pause_reading()

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from trio_ws_server.transport.base import LOOKS_PER_TIMEOUT
+
 if TYPE_CHECKING:
     from trio_ws_server.config import Config
     from trio_ws_server.transport import Timer, Transport
@@ -161,11 +163,12 @@ class Keepalive:
             self._call_at(self._ping.answered_at + self._interval)
 
     def _send_ping(self, connection: Monitored, now: float) -> None:
+        transport = self._transport
+        transport.see_taken()
+        self._mark = transport.written if transport.taken < transport.written else None
+        self._taken_at = now
         self._ping = connection.send_ping()
         if self._ping is not None:
-            unsent = self._transport.taken < self._transport.written
-            self._mark = self._transport.written if unsent else None
-            self._taken_at = now
             self._look_again(now + self._timeout, now)
 
     def _wait_for_pong(self, connection: Monitored, now: float) -> None:
@@ -191,6 +194,7 @@ class Keepalive:
             connection.repeat_ping(self._ping)
 
     def _look_again(self, deadline: float, now: float) -> None:
-        """Look at the deadline, or earlier if the next ping can be due before it."""
+        """Look at the deadline, or earlier if the next ping can be due, or more can have been taken, before it."""
         assert self._interval is not None
-        self._call_at(min(deadline, now + self._interval))
+        to_be_seen = math.inf if self._mark is None else self._timeout / LOOKS_PER_TIMEOUT
+        self._call_at(min(deadline, now + self._interval, now + to_be_seen))

@@ -55,6 +55,9 @@ PAYLOAD_PER_TURN = 256 * 1024
 PAYLOAD_PER_CALL = 64 * 1024
 """Bytes of payload that a call which makes room for them may take on its way, and not have to give way for it."""
 
+LARGE = 32 * 1024
+"""Bytes or characters of a message whose header leaves by itself: to copy the payload takes longer than that."""
+
 # Members of enums, looked up once.
 _OPEN, _INTERNAL = State.OPEN, Internal.EVENT
 
@@ -305,10 +308,12 @@ class WebSocket:
 
     # What the transport calls.
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer."""
         self._protocol.receive_data(data)
         self._take()
+        if isinstance(data, memoryview):
+            self._protocol.keep_data()
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""
@@ -431,7 +436,11 @@ class WebSocket:
             await self._room_to_send()
 
     def _send(self, message: str | bytes) -> None:
-        frame = self._protocol.send_message(message)
+        if len(message) > LARGE:
+            header, frame = self._protocol.send_large_message(message)
+            self._transport.write_soon(header)
+        else:
+            frame = self._protocol.send_message(message)
         if self._inbox:
             self._transport.write_soon(frame)
         else:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
 from itertools import islice
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -60,16 +61,18 @@ def take(end: WebSocketProtocol, most: int | None = None, *, one_by_one: bool = 
 
     They count as handled: if the peer has broken the protocol behind them, the connection fails now.
     """
-    events: Iterator[Received | Internal] = iter(end.next_event, None) if one_by_one else in_runs(end)
+    events: Iterator[Received | Internal] = iter(end.next_event, None) if one_by_one else in_runs(end, most)
     received = [event for event in islice(events, most) if not isinstance(event, Internal)]
     end.give_up()
     return received
 
 
-def in_runs(end: WebSocketProtocol) -> Iterator[Received | Internal]:
-    """Take messages two at a time where that is possible, and one event where it is not."""
-    while True:
-        run = end.next_messages(2, 1 << 20)
+def in_runs(end: WebSocketProtocol, most: int | None) -> Iterator[Received | Internal]:
+    """Take messages two at a time where that is possible, and one event where it is not; so many at most."""
+    taken = 0
+    while most is None or taken < most:
+        run = end.next_messages(2 if most is None else min(2, most - taken), 1 << 20)
+        taken += len(run) or 1
         assert [payload_size(message) for message, _ in run] == [size for _, size in run]
         for message, _ in run:
             yield message
@@ -80,10 +83,24 @@ def in_runs(end: WebSocketProtocol) -> Iterator[Received | Internal]:
             yield event
 
 
-def receive(end: WebSocketProtocol, *pieces: bytes) -> list[Received]:
-    """Give bytes to an end; return the messages, pings and pongs that they bring."""
+def receive(end: WebSocketProtocol, *pieces: bytes, lent: bool = False) -> list[Received]:
+    """Give bytes to an end, or lend them; return the messages, pings and pongs that they bring."""
     received: list[Received] = []
     for piece in pieces:
-        end.receive_data(piece)
-        received += take(end)
+        with arriving(end, piece, lent=lent):
+            received += take(end)
     return received
+
+
+@contextmanager
+def arriving(end: WebSocketProtocol, piece: bytes, *, lent: bool) -> Iterator[None]:
+    """Give bytes to an end, or lend them for the length of the ``with``, after which others are in their place."""
+    if lent:
+        buffer = bytearray(piece)
+        end.receive_data(memoryview(buffer))
+        yield
+        end.keep_data()
+        buffer[:] = b"\xff" * len(buffer)
+    else:
+        end.receive_data(piece)
+        yield

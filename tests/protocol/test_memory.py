@@ -110,6 +110,11 @@ def test_a_message_takes_up_to_three_times_its_size_while_it_is_sent_and_while_i
     assert received == [message]
 
 
+def test_the_payload_of_a_large_message_is_not_copied_to_be_sent() -> None:
+    message = bytes(SIZE)
+    assert most_held_during(lambda: PLAIN.end(CONFIG).send_large_message(message)) < 1000
+
+
 @pytest.mark.parametrize(
     "stream",
     [

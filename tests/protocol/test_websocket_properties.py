@@ -9,7 +9,7 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
-from tests.protocol.ends import Link, Received, links, receive, take, uncompressed_links
+from tests.protocol.ends import Link, Received, arriving, links, receive, take, uncompressed_links
 from tests.protocol.frames import CLOSE, PING, frame, frames_of
 from tests.protocol.others import read_by_websockets, read_by_wsproto, websockets_end
 from tests.protocol.pieces import EFFORT, bytewise, cut, cuts, whole
@@ -50,9 +50,13 @@ def outcome(
     *,
     closing: bool,
     pace: Sequence[int | None] = (None,),
+    lent: bool = False,
     one_by_one: bool = False,
 ) -> Outcome:
-    """Give the pieces to our end; after each, take so many of its events, None: all. At last take the rest."""
+    """
+    Give the pieces to our end, or lend them; after each, take so many of its events, None: all. At last take the
+    rest.
+    """
     end = link.end(LIMITED)
     if closing:
         end.send_close(Close(1001, "bye"))
@@ -60,8 +64,8 @@ def outcome(
     events: list[Received] = []
     sent = b""
     for piece, most in zip(pieces, cycle(pace), strict=False):
-        end.receive_data(piece)
-        events += take(end, most, one_by_one=one_by_one)
+        with arriving(end, piece, lent=lent):
+            events += take(end, most, one_by_one=one_by_one)
         sent += end.data_to_send()
     events += take(end, one_by_one=one_by_one)
     sent += end.data_to_send()
@@ -79,6 +83,7 @@ def check_what_can_be_sent(end: WebSocketProtocol) -> None:
     calls: list[Callable[[], bytes]] = [
         lambda: end.send_message("text"),
         lambda: end.send_message(b"binary"),
+        lambda: b"".join(end.send_large_message(b"binary")),
         lambda: end.send_ping(b""),
         lambda: end.send_pong(b""),
     ]
@@ -113,6 +118,7 @@ def test_any_bytes_come_to_the_same_wherever_they_are_cut_and_whenever_their_eve
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace),
         outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, one_by_one=True),
         outcome(script.link, bytewise(script.stream), closing=closing, pace=pace),
+        outcome(script.link, cut(script.stream, places), closing=closing, pace=pace, lent=True),
     ):
         assert are_same(script.link, found, expected), (found, expected)
 
@@ -240,8 +246,8 @@ def test_bytes_in_which_nothing_is_wrong_mean_to_us_what_they_mean_to_the_websoc
 # As others write
 
 
-@given(links, st.lists(messages | controls, max_size=6))
-def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
+@given(links, st.lists(messages | controls, max_size=6), st.booleans())
+def test_others_receive_what_we_send(link: Link, sent: list[Received], large: bool) -> None:
     end = link.end(UNLIMITED)
     stream = b""
     for each in sent:
@@ -250,6 +256,8 @@ def test_others_receive_what_we_send(link: Link, sent: list[Received]) -> None:
                 stream += end.send_ping(payload)
             case Pong(payload):
                 stream += end.send_pong(payload)
+            case message if large:
+                stream += b"".join(end.send_large_message(message))
             case message:
                 stream += end.send_message(message)
     peer = link._replace(client=not link.client)

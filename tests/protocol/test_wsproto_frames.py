@@ -66,13 +66,15 @@ class WsprotoAlone:
         return [] if self._closing else [type(event.data)().join(pieces)]
 
 
-def check_same(link: Link, config: Config, pieces: Iterable[bytes], *, closing: bool = False) -> None:
+def check_same(
+    link: Link, config: Config, pieces: Iterable[bytes], *, closing: bool = False, lent: bool = False
+) -> None:
     """Check that each piece brings the same, and ends the connection if it does for wsproto."""
     ours, theirs = link.end(config), WsprotoAlone(link, config, closing=closing)
     if closing:
         ours.send_close(Close(1001))
     for piece in pieces:
-        assert receive(ours, piece) == theirs.receive(piece)
+        assert receive(ours, piece, lent=lent) == theirs.receive(piece)
         assert (ours.state is State.CLOSED) is (theirs.over is not None)
     if isinstance(theirs.over, int):
         assert closing or ours.ending is Ending.PROTOCOL_ERROR
@@ -92,20 +94,21 @@ def are_same(link: Link, code: int, other: int) -> bool:
 
 
 @settings(max_examples=400 * EFFORT)
-@given(any_scripts(), cuts, st.booleans())
+@given(any_scripts(), cuts, st.booleans(), st.booleans())
 def test_any_bytes_bring_what_they_bring_if_wsproto_reads_all(
-    script: Script, places: Sequence[int], closing: bool
+    script: Script, places: Sequence[int], closing: bool, lent: bool
 ) -> None:
-    check_same(script.link, LIMITED, cut(script.stream, places), closing=closing)
+    check_same(script.link, LIMITED, cut(script.stream, places), closing=closing, lent=lent)
 
 
 @given(
     links,
     st.lists(st.tuples(st.sampled_from([TEXT, BINARY, PING]), st.integers(0, 3000)), max_size=3),
     st.lists(st.integers(0, 9000), max_size=6),
+    st.booleans(),
 )
 def test_messages_of_any_size_bring_what_they_bring_if_wsproto_reads_all(
-    link: Link, sent: Sequence[tuple[int, int]], places: Sequence[int]
+    link: Link, sent: Sequence[tuple[int, int]], places: Sequence[int], lent: bool
 ) -> None:
     script = Script(link)
     for number, (opcode, size) in enumerate(sent):
@@ -114,7 +117,7 @@ def test_messages_of_any_size_bring_what_they_bring_if_wsproto_reads_all(
             script.compressed_frame(opcode, payload, fin=True)
         else:
             script.frame(opcode, payload)
-    check_same(link, Config(), cut(script.stream, places))
+    check_same(link, Config(), cut(script.stream, places), lent=lent)
 
 
 def close_payload(code: int | None, reason: bytes) -> bytes:

@@ -71,6 +71,7 @@ class Line:
         return self.transport.lost
 
     def unsent(self) -> int:
+        self.transport.see_taken()
         return self.transport.written - self.transport.taken
 
     async def peer_reads(self, count: int) -> bytes:

@@ -139,6 +139,7 @@ async def test_who_floods_keeps_neither_others_nor_tasks_from_their_turns(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
+    monkeypatch.setattr(poller, "TURN_SIZE", KIB)
     async with lines(network, 2) as (flooded, other):
         send_now(flooded.peer, bytes(100 * KIB))
         send_now(other.peer, b"message")
@@ -151,10 +152,53 @@ async def test_who_floods_keeps_neither_others_nor_tasks_from_their_turns(
         assert max(after - before for before, after in pairwise(sizes)) <= 2 * KIB
 
 
+@polled_networks
+async def test_of_what_comes_a_turn_takes_as_much_as_it_may_in_pieces_that_fit_the_buffer(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Counting(Recorder):
+        def __init__(self) -> None:
+            super().__init__()
+            self.sizes: list[int] = []
+
+        def data_received(self, data: bytes | memoryview) -> None:
+            self.sizes.append(len(data))
+
+    monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
+    monkeypatch.setattr(poller, "TURN_SIZE", 4 * KIB)
+    async with lines(network, 1) as (it,):
+        it.transport.receiver = recorder = Counting()
+        send_now(it.peer, bytes(10 * KIB))
+        turns = set()
+        while sum(recorder.sizes) < 10 * KIB:
+            await trio.lowlevel.checkpoint()
+            turns.add(len(recorder.sizes))
+        assert recorder.sizes == [KIB] * 10
+        assert turns - {0} <= {4, 8, 10}
+
+
+@polled_networks
+async def test_a_receiver_that_pauses_reading_gets_no_more_of_the_turn(
+    network: Network, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Pausing(Recorder):
+        def data_received(self, data: bytes | memoryview) -> None:
+            super().data_received(data)
+            it.transport.pause_reading()
+
+    monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
+    async with lines(network, 1) as (it,):
+        it.transport.receiver = recorder = Pausing()
+        send_now(it.peer, bytes(10 * KIB))
+        await wait_all_tasks_blocked()
+        assert len(recorder.data) == KIB
+
+
 async def test_of_more_that_flood_than_have_room_in_a_turn_each_has_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
+    monkeypatch.setattr(poller, "TURN_SIZE", KIB)
     monkeypatch.setattr(poller, "EVENTS_PER_TURN", 2)
     async with lines(SOCKETS, 5) as its:
         for it in its:
@@ -173,7 +217,7 @@ async def test_a_connection_that_another_drops_in_the_same_turn_is_told_nothing_
     class DropsTheOther(Recorder):
         other: Transport
 
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             super().data_received(data)
             self.other.abort()
 
@@ -249,7 +293,7 @@ async def test_when_the_poller_is_cancelled_what_is_held_is_sent_and_all_connect
 @polled_networks
 async def test_an_interrupt_is_no_error_of_a_connection(network: Network) -> None:
     class Interrupted(Recorder):
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             raise KeyboardInterrupt
 
     with pytest.RaisesGroup(KeyboardInterrupt, flatten_subgroups=True, allow_unwrapped=True):

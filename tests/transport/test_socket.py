@@ -17,7 +17,7 @@ from tests.scheduling import undisturbed_waits
 from tests.transport.lines import KIB, Line, line, polled_networks, recorded, socket_networks
 from trio_ws_server.config import Config
 from trio_ws_server.transport import open_engine, open_transport
-from trio_ws_server.transport.socket import HELD_AT_MOST
+from trio_ws_server.transport.socket import HELD_AT_MOST, SENT_BY_ITSELF
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -112,6 +112,34 @@ async def test_what_is_held_leaves_when_it_is_much(network: Network, sends: list
         assert sends == []
         it.transport.write_soon(b"more")
         assert sum(map(len, sends)) == HELD_AT_MOST + 4
+
+
+@polled_networks
+async def test_what_is_held_leaves_with_a_large_write_behind_it_in_one_call(
+    network: Network, sends: list[bytes]
+) -> None:
+    async with line(network, buffered=True) as it:
+        it.transport.write_soon(b"head")
+        it.transport.write_soon(b"er")
+        it.transport.write(bytes(SENT_BY_ITSELF))
+        assert sends == [b"header" + bytes(SENT_BY_ITSELF)]
+
+
+@polled_networks
+@pytest.mark.parametrize("first", [1, 6, 7])
+async def test_of_what_leaves_in_one_call_the_network_may_take_any_part(
+    network: Network, first: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sendmsg = socket.socket.sendmsg
+
+    def send_little(sock: socket.socket, parts: list[bytes]) -> int:
+        return sendmsg(sock, [b"".join(parts)[:first]])
+
+    monkeypatch.setattr(socket.socket, "sendmsg", send_little)
+    async with line(network, buffered=True) as it:
+        it.transport.write_soon(b"header")
+        it.transport.write(b"x" * SENT_BY_ITSELF)
+        assert await it.peer_reads(6 + SENT_BY_ITSELF) == b"header" + b"x" * SENT_BY_ITSELF
 
 
 @polled_networks

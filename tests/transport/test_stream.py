@@ -72,7 +72,7 @@ async def test_a_stream_that_cannot_end_one_side_is_closed_as_a_whole() -> None:
 
 
 class FaultyReceiver(Recorder):
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         raise KeyError("a bug")
 
 

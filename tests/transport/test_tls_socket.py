@@ -210,6 +210,9 @@ class Narrow:
         self.taken += data[:size]
         return size
 
+    def sendmsg(self, parts: list[bytes | memoryview], /) -> int:
+        return self.send(b"".join(parts))
+
     def recv_into(self, buffer: memoryview, /) -> int:
         raise BlockingIOError
 
@@ -385,7 +388,7 @@ class Pausing(Recorder):
         super().__init__()
         self._it = it
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         super().data_received(data)
         self._it.transport.pause_reading()
 
@@ -413,7 +416,7 @@ async def test_who_floods_gets_no_more_of_a_turn_than_over_a_plain_socket() -> N
     sizes = []
 
     class Measuring(Recorder):
-        def data_received(self, data: bytes) -> None:
+        def data_received(self, data: bytes | memoryview) -> None:
             super().data_received(data)
             sizes.append(len(data))
 

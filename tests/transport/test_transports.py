@@ -116,7 +116,7 @@ class Answering(Recorder):
         super().__init__()
         self._answer = answer
 
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         super().data_received(data)
         self._answer()
 
@@ -313,6 +313,19 @@ async def test_a_peer_that_closes_with_data_unread_is_lost(network: Network) -> 
         assert it.recorder.events[-1] == "lost"
 
 
+@networks
+async def test_large_and_small_pieces_arrive_in_order_whether_they_are_held_or_not(network: Network) -> None:
+    async with line(network) as it:
+        expected = b""
+        for number in range(40):
+            piece = b"%d " % number * (10_000 if number % 2 else 1)
+            expected += piece
+            (it.transport.write_soon if number % 3 else it.transport.write)(piece)
+            if number % 5 == 0:
+                await trio.lowlevel.checkpoint()
+        assert await it.peer_reads(len(expected)) == expected
+
+
 # How far the peer is
 
 
@@ -324,9 +337,11 @@ async def test_what_was_written_before_has_been_taken_whatever_comes_after(netwo
         it.transport.write(bytes(32 * KIB))
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
+        it.transport.see_taken()
         assert it.transport.taken < mark
         await it.peer_reads(16 * KIB)
         await wait_all_tasks_blocked()
+        it.transport.see_taken()
         assert it.transport.taken >= mark
 
 
@@ -522,7 +537,7 @@ def raise_(message: str) -> NoReturn:
 
 
 class FaultyReceiver(Recorder):
-    def data_received(self, data: bytes) -> None:
+    def data_received(self, data: bytes | memoryview) -> None:
         raise_("a bug")
 
 

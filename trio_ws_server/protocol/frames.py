@@ -49,7 +49,7 @@ def simple_kinds(*, masked: bool, compressed: bool) -> frozenset[int]:
     return frozenset(first | MASKED if masked else first for first in firsts)
 
 
-def locate(data: bytes, start: int) -> tuple[int, int, int] | None:
+def locate(data: bytes | memoryview, start: int) -> tuple[int, int, int] | None:
     """
     Find the frame that starts there: return its kind, where its payload starts, and where it ends.
 
@@ -86,7 +86,7 @@ _TWO_BYTES = 126
 
 
 def read_messages(
-    data: bytes, start: int, most: int, most_bytes: int, max_size: int
+    data: bytes | memoryview, start: int, most: int, most_bytes: int, max_size: int
 ) -> tuple[list[tuple[str | bytes, int]], int, int]:
     """
     Read the masked frames from there on that are whole messages, not compressed, of less than 64 KiB.
@@ -156,11 +156,11 @@ def close_payload(close: Close) -> bytes:
 _INT_IS_FASTER_BELOW = 1024
 
 
-def mask_in_python(data: bytes, key: bytes) -> bytes:
+def mask_in_python(data: bytes | memoryview, key: bytes | memoryview) -> bytes:
     """Mask or unmask, without the C function: 20 to 100 times slower."""
     size = len(data)
     if size < _INT_IS_FASTER_BELOW:
-        keys = key * (size // 4) + key[: size % 4]
+        keys = bytes(key) * (size // 4) + key[: size % 4]
         return (int.from_bytes(data, "little") ^ int.from_bytes(keys, "little")).to_bytes(size, "little")
     masked = bytearray(data)
     for place, byte in enumerate(key):
@@ -174,11 +174,12 @@ def _masked_bytes(key: int) -> bytes:
     return bytes(byte ^ key for byte in range(256))
 
 
-mask: Callable[[bytes, bytes], bytes]
+mask: Callable[[bytes | memoryview, bytes | memoryview], bytes]
 """Mask or unmask data with a key of four bytes."""
 
 try:
-    from websockets.speedups import apply_mask as mask
+    # It takes any buffer for a key too, whatever it says.
+    from websockets.speedups import apply_mask as mask  # type: ignore[assignment]
 except ImportError:
     mask = mask_in_python
 
@@ -205,19 +206,27 @@ def payload_size(message: str | bytes) -> int:
 
 def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
     """Return the frame; a masked one under a fresh key that nobody can predict (RFC 6455 section 5.3)."""
-    mask_bit = 0x80 if masked else 0
-    size = len(payload)
-    if size < 126:
-        header = _short_headers[first][mask_bit | size]
-    elif size < 1 << 16:
-        header = _medium_header(first, mask_bit | 126, size)
-    else:
-        header = _long_header(first, mask_bit | 127, size)
     if not masked:
-        return header + payload
+        return _header(first, 0, len(payload)) + payload
+    # Under the same name, so that of payload, masked payload and frame no more than two are held at a time.
+    header, payload = encode_in_two(first, payload, masked=True)
+    return header + payload
+
+
+def encode_in_two(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
+    """Return the frame as `encode` does, but its payload by itself: where it is not masked, the same object."""
+    if not masked:
+        return _header(first, 0, len(payload)), payload
     key = os.urandom(4)
-    payload = mask(payload, key)
-    return b"".join((header, key, payload))
+    return _header(first, 0x80, len(payload)) + key, mask(payload, key)
+
+
+def _header(first: int, mask_bit: int, size: int) -> bytes:
+    if size < 126:
+        return _short_headers[first][mask_bit | size]
+    if size < 1 << 16:
+        return _medium_header(first, mask_bit | 126, size)
+    return _long_header(first, mask_bit | 127, size)
 
 
 def encode_message(message: str | bytes, *, masked: bool) -> bytes:

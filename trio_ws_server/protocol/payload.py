@@ -25,7 +25,7 @@ class Payload:
         if deflate is not None:
             deflate.begin_message()
 
-    def take(self, piece: bytes, *, last: bool) -> str | bytes:
+    def take(self, piece: bytes | memoryview, *, last: bool) -> str | bytes:
         """
         Return what the next piece holds of the message.
 
@@ -36,7 +36,7 @@ class Payload:
             turn = len(piece) % 4
             self._key = self._key[turn:] + self._key[:turn]
         else:
-            plain = piece
+            plain = bytes(piece)
         if self._deflate is not None:
             plain = self._deflate.inflate(plain, last=last)
         return plain if self._decoder is None else self._decoder.decode(plain, last=last)

@@ -26,7 +26,6 @@ from __future__ import annotations
 
 import math
 from enum import Enum
-from io import BytesIO
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import wsproto.events as ws
@@ -34,6 +33,7 @@ import wsproto.events as ws
 from trio_ws_server.close_codes import Close, CloseCode, shorten
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol import frames
+from trio_ws_server.protocol.binary import BinaryPieces
 from trio_ws_server.protocol.frames import (
     BINARY,
     CLOSE,
@@ -45,6 +45,7 @@ from trio_ws_server.protocol.frames import (
     TEXT,
     close_payload,
     encode,
+    encode_in_two,
     encode_message,
     encode_shared,
     locate,
@@ -165,7 +166,7 @@ class WebSocketProtocol:
         self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
         """A message of more characters or bytes is to go through `compress_ahead` before `send_message`."""
         self._message_given = False
-        self.unread = b""
+        self.unread: bytes | memoryview = b""
         """What has come and has not been read, from some place on; empty if that is nothing."""
         self._start = 0
         """That place."""
@@ -175,18 +176,28 @@ class WebSocketProtocol:
         """Bytes still to be read of a frame that has been begun: by `_payload`, or by wsproto if that is None."""
         self._payload: Payload | None = None
         self._pieces: Any = None
-        """What has come of an incomplete message, in a TextPieces or BytesIO; None between messages."""
+        """What has come of an incomplete message, in TextPieces or BinaryPieces; None between messages."""
         self._wsproto: WsprotoFrames | None = None
         """Made when it is first needed."""
         self._outgoing = b""
 
     # What the peer sends.
 
-    def receive_data(self, data: bytes) -> None:
-        """Take bytes from the peer. They are kept as they came until `next_event` gets to them."""
+    def receive_data(self, data: bytes | memoryview) -> None:
+        """
+        Take bytes from the peer. They are kept as they came until `next_event` gets to them.
+
+        A ``memoryview`` must stay as it is until `keep_data`: a large frame is unmasked straight from it.
+        """
         if self.state is not _CLOSED and self.violation is None:
-            self.unread = self.unread[self._start :] + data if self.unread else data
+            self.unread = bytes(self.unread[self._start :]) + data if self.unread else data
             self._start = 0
+
+    def keep_data(self) -> None:
+        """Copy what `next_event` has not got to, of a ``memoryview`` that was given to `receive_data`."""
+        if isinstance(self.unread, memoryview):
+            self._wait()
+            self.unread = bytes(self.unread)
 
     def next_messages(self, most: int, most_bytes: int) -> list[tuple[str | bytes, int]]:
         """
@@ -236,9 +247,8 @@ class WebSocketProtocol:
             compressed = kind & COMPRESSED
             if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
                 return self._begin(kind, body, end)
-            payload = data[body:end]
-            if kind & MASKED:
-                payload = frames.mask(payload, data[body - 4 : body])
+            found = data[body:end]
+            payload = frames.mask(found, data[body - 4 : body]) if kind & MASKED else bytes(found)
             self._go_to(end)
             if compressed:
                 assert self._deflate is not None
@@ -271,7 +281,7 @@ class WebSocketProtocol:
             self._wait()
             return None
         self._payload = Payload(
-            self.unread[body - 4 : body] if kind & MASKED else b"",
+            bytes(self.unread[body - 4 : body]) if kind & MASKED else b"",
             text=first == TEXT,
             deflate=self._deflate if kind & COMPRESSED else None,
         )
@@ -294,10 +304,10 @@ class WebSocketProtocol:
             self._payload = None
         return self._take_piece(piece_of_message, finished)
 
-    def _take_from_wsproto(self, piece: bytes) -> str | bytes | Ping | Pong | Internal:
+    def _take_from_wsproto(self, piece: bytes | memoryview) -> str | bytes | Ping | Pong | Internal:
         if self._wsproto is None:
             self._wsproto = WsprotoFrames(self._config, client=self.client, deflate=self._deflate)
-        event = self._wsproto.receive(piece)
+        event = self._wsproto.receive(bytes(piece))
         self._kinds = frozenset() if self._wsproto.within_message else self._simple_kinds()
         match event:
             case ws.TextMessage() | ws.BytesMessage():
@@ -318,7 +328,7 @@ class WebSocketProtocol:
             return self._take_message(piece, size)
         self.payload_received += size
         if self._pieces is None:
-            self._pieces = TextPieces() if isinstance(piece, str) else BytesIO()
+            self._pieces = TextPieces() if isinstance(piece, str) else BinaryPieces()
         self._pieces.write(piece)
         if not finished:
             return Internal.EVENT
@@ -417,6 +427,18 @@ class WebSocketProtocol:
             first = TEXT if isinstance(message, str) else BINARY
             return encode(first | COMPRESSED, self._deflate.compress_message(message), masked=self.client)
         return encode_message(message, masked=True) if self.client else encode_shared(message)
+
+    def send_large_message(self, message: str | bytes) -> tuple[bytes, bytes]:
+        """Do as `send_message` does, but return header and payload, not to copy that to behind the header."""
+        if self.state is not _OPEN:
+            raise self.closed_error()
+        first = TEXT if isinstance(message, str) else BINARY
+        if self._deflate is not None and self._deflate.compresses(payload_size(message)):
+            first |= COMPRESSED
+            payload = self._deflate.compress_message(message)
+        else:
+            payload = message.encode() if isinstance(message, str) else message
+        return encode_in_two(first, payload, masked=self.client)
 
     def send_ping(self, payload: bytes) -> bytes:
         """Return the bytes of a ping of at most 125 bytes. Raises `ConnectionClosed` as `send_message` does."""

@@ -22,6 +22,10 @@ FORCED_CLOSE_TIMEOUT = 1.0
 """Seconds for a connection's tasks to end once it is dropped, which takes none: a bound for strange streams."""
 
 
+LOOKS_PER_TIMEOUT = 4
+"""How often it is seen what a peer has taken: when it last took some is known as exactly as that."""
+
+
 class Receiver(Protocol):
     """
     What a transport tells a connection. Must not block or raise.
@@ -30,8 +34,8 @@ class Receiver(Protocol):
     After `eof_received` or `connection_lost` comes no more data; after `connection_lost` comes nothing.
     """
 
-    def data_received(self, data: bytes) -> None:
-        """Take bytes from the peer."""
+    def data_received(self, data: bytes | memoryview) -> None:
+        """Take bytes from the peer: of a ``memoryview``, which has others once this returns, copy what is kept."""
 
     def eof_received(self) -> None:
         """Take note that the peer ended its side; ours can still be written to."""
@@ -46,7 +50,7 @@ class Receiver(Protocol):
 class _Nobody:
     """Who is told of what arrives as long as there is no connection."""
 
-    def data_received(self, data: bytes) -> None: ...
+    def data_received(self, data: bytes | memoryview) -> None: ...
 
     def eof_received(self) -> None: ...
 
@@ -79,11 +83,12 @@ class Transport(ABC):
         self.received_at = trio.current_time()
         """When something last came from the peer, in seconds of `trio.current_time`."""
         self.taken = 0
-        """Bytes that the network has taken from the write buffer."""
+        """Bytes that the network has taken of those `written`, as far as was seen (`see_taken`)."""
         self.taken_at = -math.inf
-        """When it last took some, or was first found to take no more."""
+        """When it was last seen to take some, or was first found to take no more."""
         self.timers = engine.timers
         """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
+        self._kept = 0
         self._unsent = 0
         self._released = False
         self._ending = False
@@ -133,8 +138,8 @@ class Transport(ABC):
 
     @property
     def written(self) -> int:
-        """Bytes of which `taken` tells how many the network has taken: those that it could not take at once."""
-        return self.taken + self._unsent
+        """Bytes of which `taken` tells how many the network has taken."""
+        return self.taken + self._kept + self._unsent
 
     @abstractmethod
     def write(self, data: bytes) -> None:
@@ -162,7 +167,29 @@ class Transport(ABC):
 
     @abstractmethod
     def look(self) -> None:
-        """Take what has come by now, before it is held against the peer that nothing has."""
+        """
+        Take what has come by now, before it is held against the peer that nothing has.
+
+        See what it has taken as well, as `see_taken` does.
+        """
+
+    @abstractmethod
+    def see_taken(self) -> None:
+        """
+        See how much of what was written the network has taken by now.
+
+        When it did is not known: now, as far as `taken_at` can tell. Who judges by that looks a few times before.
+        """
+
+    def call_by(self, deadline: float, timeout: float, callback: Callable[[], None]) -> Timer:
+        """
+        Call a function at a deadline that moves with `taken_at`, by ``timeout`` seconds.
+
+        Earlier as long as something is left to be taken, to see when that is: see `LOOKS_PER_TIMEOUT`.
+        """
+        if self.taken < self.written:
+            deadline = min(deadline, trio.current_time() + timeout / LOOKS_PER_TIMEOUT)
+        return self.call_at(deadline, callback)
 
     @abstractmethod
     def pause_reading(self) -> None:
@@ -201,8 +228,8 @@ class Transport(ABC):
         """Drop the connection now, with whatever is in its buffers."""
         if not self.lost:
             self.lost = True
-            self.taken += self._unsent
-            self._unsent = 0
+            self.taken = self.written
+            self._kept = self._unsent = 0
             self.congested = False
             # Whatever goes wrong from here on, nobody is to wait for what does not come any more.
             self._changes.announce()

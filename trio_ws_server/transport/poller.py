@@ -20,10 +20,15 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
+from trio_ws_server.transport.memory import keep_freed_memory
+
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
 BUFFER_SIZE = 256 * 1024
+"""Bytes that are taken from a socket at a time: so many stay in a processor's cache until they are unmasked."""
+
+TURN_SIZE = 1024 * 1024
 """Bytes that are taken from a socket before others have their turn."""
 
 EVENTS_PER_TURN = 256
@@ -136,6 +141,7 @@ class Poller(trio.abc.Instrument):
         self._held: list[Pollable] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What sockets are read into; what is to be kept must be copied before the next one is."""
+        self.turn_size = TURN_SIZE
         self.looked_at = 0.0
         """When it was last seen what is ready, in seconds of `trio.current_time`."""
 
@@ -207,6 +213,7 @@ def open_poller() -> Iterator[Poller | None]:
     if selector is None:
         yield None
         return
+    keep_freed_memory()
     try:
         yield Poller(selector)
     finally:

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Protocol
 
 import trio
 
+from trio_ws_server.transport import kernel
 from trio_ws_server.transport.base import Transport
 from trio_ws_server.transport.poller import READABLE, WRITABLE
 
@@ -18,6 +19,12 @@ if TYPE_CHECKING:
 
 HELD_AT_MOST = 64 * 1024
 """Bytes that are held back to be written together."""
+
+COPIED_AT_ONCE = 16 * 1024
+"""Bytes received that are handed on as ``bytes``: to look into a ``memoryview`` takes longer, but saves a copy."""
+
+SENT_BY_ITSELF = 16 * 1024
+"""Bytes that are not copied to be sent together with what is before them."""
 
 _NOT_NOW = (BlockingIOError, InterruptedError)
 
@@ -36,6 +43,9 @@ class Socket(Protocol):
         Until these are all, the next call's data begins with the rest. Raises ``BlockingIOError`` if the network
         takes nothing now, another ``OSError`` if the connection is lost.
         """
+
+    def sendmsg(self, parts: list[bytes | memoryview], /) -> int:
+        """Do as `send` does with all parts behind each other."""
 
     def recv_into(self, buffer: memoryview, /) -> int:
         """
@@ -59,12 +69,13 @@ class SocketTransport(Transport):
         super().__init__(config, engine)
         connected = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         connected.setblocking(False)
+        self._keeps_more = kernel.keep_more(connected)
         self._socket: Socket = connected
         self._fd = connected.fileno()
         self._poller = poller
         self._events = 0
         self._chunks: list[bytes] = []
-        self._sending: memoryview | None = None
+        self._sending: list[bytes | memoryview] = []
         self._blocked = False
         self._timing_writes = False
         self._reading_paused = False
@@ -85,8 +96,9 @@ class SocketTransport(Transport):
         except OSError:
             # That of a connection that is gone will be met by the poller: whoever writes is not called back.
             sent = 0
+        self._kept += sent
         if sent < len(data):
-            self._sending = memoryview(data)[sent:]
+            self._sending = [memoryview(data)[sent:]]
             self._unsent = len(data) - sent
             self._block()
 
@@ -116,6 +128,20 @@ class SocketTransport(Transport):
         if not self.lost:
             self._poller.looked_at = trio.current_time()
             self._guarded(lambda: self.ready(READABLE | WRITABLE))
+            self.see_taken()
+
+    def see_taken(self) -> None:
+        if self.lost:
+            return
+        if not self._keeps_more:
+            self.taken += self._kept
+            self._kept = 0
+            return
+        kept = kernel.kept(self._fd)
+        if kept < self._kept:
+            self.taken += self._kept - kept
+            self.taken_at = trio.current_time()
+        self._kept = kept
 
     def pause_reading(self) -> None:
         self._reading_paused = True
@@ -150,7 +176,7 @@ class SocketTransport(Transport):
 
     def _close(self) -> None:
         self._chunks.clear()
-        self._sending = None
+        self._sending.clear()
         # Once: then it may be another socket's number.
         fd, self._fd = self._fd, -1
         try:
@@ -159,7 +185,8 @@ class SocketTransport(Transport):
         finally:
             self._socket.close()
 
-    def _receive(self) -> None:
+    def _receive(self, received: int = 0) -> None:
+        """Receive what is there, ``received`` bytes of this turn's being taken already."""
         if self._reading_paused:
             self._watch()
             return
@@ -178,7 +205,12 @@ class SocketTransport(Transport):
             self._watch()
         elif not self._ending:
             self.received_at = self._poller.looked_at
-            self.receiver.data_received(self._poller.buffer[:size].tobytes())
+            data = self._poller.buffer[:size]
+            self.receiver.data_received(data.tobytes() if size <= COPIED_AT_ONCE else data)
+            received += size
+            if size == len(self._poller.buffer) and received < self._poller.turn_size and not self.lost:
+                # A large message: each further turn would take a third as long as it takes to read so much.
+                self._receive(received)
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""
@@ -188,6 +220,8 @@ class SocketTransport(Transport):
             self.abort()
             return
         self._blocked = bool(self._unsent)
+        if self._blocked:
+            self.see_taken()
         self._watch()
         self._tell_of_room()
         self._end_if_all_is_sent()
@@ -206,35 +240,43 @@ class SocketTransport(Transport):
     def _send(self) -> None:
         """Send until nothing is left or the socket has no room; raises ``OSError`` for one that is lost."""
         while self._unsent:
-            if self._sending is None:
-                data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
+            if not self._sending:
+                self._sending = _parts(self._chunks)
                 self._chunks.clear()
-                self._sending = memoryview(data)
+            sending = self._sending
             try:
-                sent = self._socket.send(self._sending)
+                sent = self._socket.send(sending[0]) if len(sending) == 1 else self._socket.sendmsg(sending)
             except _NOT_NOW:
                 return
-            self._count_taken(sent)
-            self._sending = None if sent == len(self._sending) else self._sending[sent:]
+            self._unsent -= sent
+            self._kept += sent
+            self.taken_at = trio.current_time()
+            while sending and sent >= len(sending[0]):
+                sent -= len(sending.pop(0))
+            if sent:
+                sending[0] = memoryview(sending[0])[sent:]
 
     def _block(self) -> None:
         """Have the poller send the rest."""
         self._blocked = True
+        self.see_taken()
         self.taken_at = trio.current_time()
         self._look_at_high_water()
         self._time_writes(self.taken_at)
         self._watch()
 
     def _time_writes(self, since: float) -> None:
-        """See to it that ``write_timeout`` seconds after that time the progress is looked at."""
+        """See to it that the progress is looked at ``write_timeout`` seconds after that time, and before."""
         if not self._timing_writes:
             self._timing_writes = True
-            self.call_at(since + self._config.write_timeout, self._check_progress)
+            timeout = self._config.write_timeout
+            self.call_by(since + timeout, timeout, self._check_progress)
 
     def _check_progress(self) -> None:
         """Drop a peer that has taken nothing for ``write_timeout`` seconds."""
         self._timing_writes = False
-        self.look()
+        if self._unsent:
+            self.look()
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.
@@ -253,3 +295,12 @@ class SocketTransport(Transport):
         if events != self._events:
             self._poller.watch(self._fd, events, before=self._events)
             self._events = events
+
+
+def _parts(chunks: list[bytes]) -> list[bytes | memoryview]:
+    """Join what is to be sent, but for a last chunk that is large, as the payload of a large message is."""
+    if len(chunks) == 1:
+        return [chunks[0]]
+    if len(chunks[-1]) < SENT_BY_ITSELF:
+        return [b"".join(chunks)]
+    return [b"".join(chunks[:-1]), chunks[-1]]

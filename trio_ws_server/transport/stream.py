@@ -58,6 +58,10 @@ class StreamTransport(Transport):
         # Done by the reading task, which has had its turn by the time that this is called.
         pass
 
+    def see_taken(self) -> None:
+        # What the stream below has taken is counted as it does.
+        pass
+
     def pause_reading(self) -> None:
         self._reading_paused = True
 

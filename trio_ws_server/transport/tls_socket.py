@@ -65,6 +65,10 @@ class TLSSocket:
             self._failed = True
             raise
 
+    def sendmsg(self, parts: list[bytes | memoryview]) -> int:
+        """Do as `send` does with all parts behind each other."""
+        return self.send(b"".join(parts))
+
     def recv_into(self, buffer: memoryview) -> int:
         """
         Receive into ``buffer``, which must have room for several records.
