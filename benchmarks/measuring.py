@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -82,6 +83,7 @@ def _measure_memory(process: ServerProcess, work: Work, timing: Timing) -> Measu
         pass
     before = process.resident_bytes()
     with load_on(process, work, timing):
+        time.sleep(work.silence)
         return Measurement(connection_bytes=(process.resident_bytes() - before) / work.connections)
 
 

@@ -80,7 +80,8 @@ def _asgi_app(work: Work) -> str:
 def _peer(name: str) -> Callable[[Work, int], list[str]]:
     def command(work: Work, port: int) -> list[str]:
         compression = "deflate" if work.deflate else "off"
-        return [sys.executable, "-m", f"benchmarks.peers.{name}", work.app, str(port), compression]
+        pings = [] if work.ping_interval is None else [str(work.ping_interval)]
+        return [sys.executable, "-m", f"benchmarks.peers.{name}", work.app, str(port), compression, *pings]
 
     return command
 

@@ -82,6 +82,11 @@ class Work:
             return seconds
         return ceil(seconds / self.ping_interval) * self.ping_interval
 
+    @property
+    def silence(self) -> float:
+        """Seconds without messages before the memory of connections is looked at: two pings, and time to answer."""
+        return 0.0 if self.ping_interval is None else 2.5 * self.ping_interval
+
 
 _SMALL = partial(frames.texts, 16, 64)
 _JSON = partial(frames.compressed_json, 16, KIB)
@@ -146,6 +151,8 @@ WORKS = {
             connections=2000,
             frames=_JSON,
             deflate=True,
+            ping_interval=3,
+            rounds=3,
         ),
         Work(
             name="keepalive",

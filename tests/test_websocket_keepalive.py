@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import itertools
-from contextlib import suppress
+import random
+from contextlib import asynccontextmanager, suppress
+from typing import TYPE_CHECKING
 
 import pytest
 import trio
@@ -11,11 +13,19 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
 
+from tests.automatic_peer import AutomaticPeer
 from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, close_in, opened, stall
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosedError
 from trio_ws_server.protocol.websocket import Ending, State
+
+if TYPE_CHECKING:
+    from collections.abc import AsyncGenerator
+    from typing import Unpack
+
+    from trio_ws_server.config import Options
+    from trio_ws_server.websocket import WebSocket
 
 pytestmark = pytest.mark.usefixtures("network_of_all")
 
@@ -116,6 +126,109 @@ async def test_with_no_interval_nothing_is_sent(autojump_clock: MockClock) -> No
         await trio.sleep(10_000)
         await websocket.send("first")
         assert await peer.receive() == TextMessage("first")
+
+
+# What is kept from ping to ping to compress with (RFC 7692 section 7.2.1)
+
+TEXT = "worth its compression, " * 4
+ours = pytest.mark.parametrize("client", [False, True], ids=["a server's", "a client's"])
+
+
+class Inflating:
+    """A connection of ours that compresses, and its peer, which websockets speaks for."""
+
+    def __init__(self, websocket: WebSocket, stream: trio.abc.Stream, *, client: bool) -> None:
+        self.websocket = websocket
+        self.peer = AutomaticPeer(stream, client=not client, deflate=True)
+        self._stream = stream
+
+    async def unanswered(self) -> bytes:
+        """Return what comes next, of which the peer takes no notice."""
+        data = bytes(await self._stream.receive_some())
+        assert data
+        return data
+
+    async def arrival(self) -> int:
+        """Have the peer take what comes next, and answer pings; return its size in bytes."""
+        data = await self.unanswered()
+        await self.peer.take(data)
+        return len(data)
+
+    async def send(self, message: str) -> int:
+        """Send a message, which must arrive; return the size of its frame in bytes."""
+        await self.websocket.send(message)
+        size = await self.arrival()
+        assert self.peer.received.pop() == message.encode()
+        return size
+
+
+@asynccontextmanager
+async def inflating(*, client: bool = False, **options: Unpack[Options]) -> AsyncGenerator[Inflating]:
+    options |= {"per_message_deflate": True, "ping_interval": 20}
+    async with opened(client=client, **options) as (websocket, peer):
+        yield Inflating(websocket, peer.stream, client=client)
+
+
+@ours
+async def test_an_interval_without_compressed_messages_has_the_next_compressed_like_the_first(
+    client: bool, autojump_clock: MockClock
+) -> None:
+    async with inflating(client=client) as connection:
+        first = await connection.send(TEXT)
+        assert await connection.send(TEXT) < first
+        await connection.arrival()
+        await connection.send("too small to be compressed")
+        await connection.arrival()
+        assert trio.current_time() == 40
+        assert await connection.send(TEXT) == first
+        assert await connection.send(TEXT) < first
+
+
+@ours
+async def test_a_message_in_each_interval_is_compressed_with_what_came_before(
+    client: bool, autojump_clock: MockClock
+) -> None:
+    async with inflating(client=client) as connection:
+        first = await connection.send(TEXT)
+        for _ in range(3):
+            await connection.arrival()
+            assert await connection.send(TEXT) < first
+        assert trio.current_time() == 60
+
+
+async def test_a_ping_that_is_repeated_or_the_applications_own_ends_no_interval(
+    autojump_clock: MockClock,
+) -> None:
+    async with inflating(ping_timeout=None) as connection, trio.open_nursery() as nursery:
+        first = await connection.send(TEXT)
+        for _ in range(2):
+            nursery.start_soon(connection.websocket.ping)
+            await connection.arrival()
+        for _ in range(3):
+            await connection.unanswered()
+        assert trio.current_time() == 60
+        assert await connection.send(TEXT) < first
+
+
+async def test_a_message_is_right_that_is_compressed_while_pings_are_sent(mock_clock: MockClock) -> None:
+    large = random.Random(1).randbytes(1000 * KIB).hex()
+
+    async def slow_turns() -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            mock_clock.jump(2)
+
+    async with inflating() as connection, trio.open_nursery() as nursery:
+        await connection.send(TEXT)
+        nursery.start_soon(connection.websocket.send, large)
+        nursery.start_soon(slow_turns)
+        for _ in range(3):
+            await connection.arrival()
+        assert connection.websocket.traffic.messages_sent == 1
+        while not connection.peer.received:
+            await connection.arrival()
+        nursery.cancel_scope.cancel()
+    assert connection.peer.received == [large.encode()]
 
 
 # Pings and pongs

@@ -123,7 +123,7 @@ class Config:
         checks.flag,
         "Have the client compress each message by itself.",
     )
-    # websockets, uvicorn
+    # websockets, uvicorn; one in which nothing is compressed has a connection let go of its compressor's memory
     ping_interval: float | None = _setting(
         20.0,
         "WebSocket",

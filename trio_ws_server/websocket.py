@@ -292,6 +292,7 @@ class WebSocket:
     def send_ping(self) -> SentPing | None:
         if self._protocol.state is not _OPEN:
             return None
+        self._protocol.forget_if_idle()
         payload = self._pings.fresh_payload()
         self._transport.write(self._protocol.send_ping(payload))
         return self._pings.sent(payload)
@@ -453,7 +454,7 @@ class WebSocket:
         """
         Compress a large message with a checkpoint at each step; other senders wait meanwhile.
 
-        Not in a thread: that cannot be cancelled, and the compressor can be set back only when nobody is in it.
+        Not in a thread: that cannot be cancelled, and would go on for a connection that is gone.
         """
         self._compressing = True
         try:

@@ -13,5 +13,4 @@ from benchmarks.peers.arguments import Arguments
 if __name__ == "__main__":
     arguments = Arguments.parse()
     handler = native_fan_out if arguments.fan_out else native_echo
-    compression = "deflate" if arguments.deflate else None
-    trio.run(partial(serve, handler, arguments.port, host="127.0.0.1", compression=compression))
+    trio.run(partial(serve, handler, arguments.port, host="127.0.0.1", **arguments.of_websockets))

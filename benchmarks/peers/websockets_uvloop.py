@@ -12,8 +12,7 @@ from benchmarks.peers.arguments import Arguments
 async def main(arguments: Arguments) -> None:
     """Serve for ever."""
     handler = native_fan_out if arguments.fan_out else native_echo
-    compression = "deflate" if arguments.deflate else None
-    async with serve(handler, "127.0.0.1", arguments.port, compression=compression) as server:
+    async with serve(handler, "127.0.0.1", arguments.port, **arguments.of_websockets) as server:
         await server.serve_forever()
 
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import itertools
 import random
 import re
 import zlib
@@ -527,6 +528,95 @@ def test_only_with_context_takeover_are_streams_held_between_messages() -> None:
     # Two compressors take 32 KiB each, and the two connections themselves some KiB.
     assert held_by(lambda: exchange(forget=True)) < 32 * 1024
     assert held_by(lambda: exchange(forget=False)) > 64 * 1024
+
+
+COMPRESSOR_SIZE = 32 * 1024
+"""What the compressor of a connection holds, and more."""
+
+
+def forget_twice(extension: Deflate) -> None:
+    """Let the first time be one that finds it has been used."""
+    extension.forget_if_idle()
+    extension.forget_if_idle()
+
+
+def test_an_idle_compressor_is_let_go_of_with_its_memory_and_what_is_to_be_inflated_is_not() -> None:
+    def exchange(*, forget: bool) -> object:
+        client, server = deflate(), deflate()
+        ends = two_ends(client, server)
+        assert ends[1].receive(ends[0].send("Hello" * 1000)) == ["Hello" * 1000]
+        if forget:
+            forget_twice(client)
+            forget_twice(server)
+        return ends
+
+    let_go = held_by(lambda: exchange(forget=False)) - held_by(lambda: exchange(forget=True))
+    assert COMPRESSOR_SIZE < let_go < COMPRESSOR_SIZE + 8 * 1024
+
+
+def test_a_compressor_is_kept_that_was_used_since_the_last_time_it_might_have_been_let_go_of() -> None:
+    extension = deflate()
+    extension.finalize("permessage-deflate")
+    first = extension.compress_message("Hello")
+    for _ in range(3):
+        extension.forget_if_idle()
+        assert len(extension.compress_message("Hello")) < len(first)
+    forget_twice(extension)
+    assert extension.compress_message("Hello") == first
+
+
+@pytest.mark.parametrize("from_client", [True, False])
+@pytest.mark.parametrize("peer_keeps_context", [True, False])
+def test_a_peer_need_not_know_that_a_compressor_was_let_go_of(
+    from_client: bool, peer_keeps_context: bool
+) -> None:
+    switch = "client_no_context_takeover" if from_client else "server_no_context_takeover"
+    theirs = PerMessageDeflate(**{switch: not peer_keeps_context})
+    extension = deflate()
+    if from_client:
+        connections = handshake(extension, theirs)
+        peer = WsprotoEnd(connections[1])
+    else:
+        connections = handshake(theirs, extension)
+        peer = WsprotoEnd(connections[0])
+    end = OurEnd(extension, client=from_client)
+    for message in ("Hello" * 100, "Hello" * 100, "World" * 100):
+        assert peer.receive(end.send(message)) == [message]
+        assert peer.receive(end.send("Hello")) == ["Hello"]
+        forget_twice(extension)
+
+
+def test_what_the_peer_refers_to_is_kept_when_the_compressor_is_let_go_of() -> None:
+    client, server = deflate(), deflate()
+    sender, receiver = two_ends(client, server)
+    for _ in range(3):
+        assert receiver.receive(sender.send("Hello")) == ["Hello"]
+        forget_twice(server)
+
+
+@pytest.mark.parametrize("steps", range(5))
+def test_a_message_that_is_being_compressed_is_right_wherever_the_compressor_is_let_go_of(steps: int) -> None:
+    message = random.Random(1).randbytes(100 * 1024)
+    client, server = deflate(), deflate()
+    sender, receiver = two_ends(client, server)
+    assert receiver.receive(sender.send(message[:100])) == [message[:100]]
+    ahead = sender.protocol.compress_ahead(message)
+    taken = len(list(itertools.islice(ahead, steps)))
+    forget_twice(client)
+    assert taken + len(list(ahead)) == 4
+    assert receiver.receive(sender.send(message)) == [message]
+    assert receiver.receive(sender.send("Hello")) == ["Hello"]
+
+
+def test_a_message_given_up_in_the_middle_leaves_a_compressor_let_go_of_as_it_is() -> None:
+    client, server = deflate(), deflate()
+    sender, receiver = two_ends(client, server)
+    assert receiver.receive(sender.send("Hello")) == ["Hello"]
+    ahead = sender.protocol.compress_ahead(bytes(100 * 1024))
+    next(ahead)
+    forget_twice(client)
+    ahead.close()
+    assert receiver.receive(sender.send("Hello")) == ["Hello"]
 
 
 # The server's answer (section 7.1)

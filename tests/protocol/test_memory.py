@@ -44,6 +44,22 @@ def test_an_idle_connection_holds_200_bytes_and_500_more_where_compression_was_a
     assert held_by(lambda: [happen(DEFLATED.end(CONFIG)) for _ in range(50)]) < 50 * 720
 
 
+def test_of_its_compression_a_connection_that_sends_nothing_more_holds_what_it_inflates_with() -> None:
+    def rest(*, inflates: bool) -> WebSocketProtocol:
+        end = DEFLATED.end(CONFIG)
+        message = "a message to compress" * 10
+        if inflates:
+            peer = Link(client=True, deflate="").end(CONFIG)
+            assert receive(end, peer.send_message(message)) == [message]
+        assert end.send_message(message)
+        end.forget_if_idle()
+        end.forget_if_idle()
+        return end
+
+    assert held_by(lambda: [rest(inflates=False) for _ in range(50)]) < 50 * 720
+    assert held_by(lambda: [rest(inflates=True) for _ in range(50)]) < 50 * 12_500
+
+
 def part(end: WebSocketProtocol) -> WebSocketProtocol:
     """Have it answer the peer's close frame."""
     assert receive(end, frame(CLOSE, b"\x03\xe8")) == []

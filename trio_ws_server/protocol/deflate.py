@@ -5,7 +5,10 @@ Nothing that a peer sends makes this raise, or inflate further than the largest 
 to a message (is it compressed, how much may it still inflate to) is kept apart from what belongs to a frame,
 because control frames come between the frames of a message.
 
-The zlib streams are made on first use: a connection that has compressed nothing holds none.
+The zlib streams are made on first use: a connection that has compressed nothing holds none. The compressor, of
+38,952 bytes at the defaults, is let go of again where nothing is compressed from one keepalive ping to the next.
+The message after that takes no longer, but 1 KiB of JSON becomes 366 bytes instead of 256. The decompressor, of
+11,488 bytes, stays, unless the peer has agreed not to refer back.
 
 Python's zlib, since others are faster with large messages alone. Among 100 connections, 1 KiB of JSON compresses
 in 28 µs, and a compressor holds 37 KiB. With zlib-ng (1.1), whose hash table takes 128 KiB at any memory level,
@@ -181,6 +184,15 @@ class Deflate(Extension):
         """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
         return self._compressor.compress_ahead(data)
 
+    def forget_if_idle(self) -> None:
+        """
+        Let go of the compressor's memory if no message was compressed since this was last called.
+
+        The next message is then compressed without what came before it. The peer need not know: to refer to that
+        is a right of the sender's (RFC 7692 section 7.2.1). What the peer may refer to is kept.
+        """
+        self._compressor.forget_if_idle()
+
     def inflate_message(self, payload: bytes) -> bytes:
         """Return what the payload of a frame inflates to. Raises `Violation`."""
         self._decompressor.start()
@@ -241,44 +253,45 @@ class Deflate(Extension):
 class _Compressor:
     """The stream of what is sent (RFC 7692 section 7.2.1)."""
 
-    __slots__ = ("_ahead", "_config", "_stream", "keeps_context", "window_bits")
+    __slots__ = ("_ahead", "_config", "_idle", "_stream", "keeps_context", "window_bits")
 
     def __init__(self, config: Config) -> None:
         self._config = config
-        self._ahead: list[bytes] | None = None
+        self._ahead: tuple[zlib._Compress, list[bytes]] | None = None
+        self._idle = True
         self._stream: zlib._Compress | None = None
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
     def compress(self, data: str | bytes) -> bytes:
-        pieces, self._ahead = self._ahead, None
-        stream = self._begun()
-        if pieces is None:
+        if self._ahead is None:
+            stream = self._stream or self._fresh()
             pieces = [stream.compress(data.encode() if isinstance(data, str) else data)]
+        else:
+            (stream, pieces), self._ahead = self._ahead, None
         pieces.append(stream.flush(zlib.Z_SYNC_FLUSH).removesuffix(_TAIL))
-        if not self.keeps_context:
-            self._stream = None
+        self._stream = stream if self.keeps_context else None
+        self._idle = False
         return b"".join(pieces)
 
     def compress_ahead(self, data: bytes) -> Generator[None]:
-        before = None if self._stream is None else self._stream.copy()
-        stream = self._begun()
+        # On a stream of its own, which is the connection's once the message is sent: nothing is to be undone.
+        stream = self._fresh() if self._stream is None else self._stream.copy()
         pieces = []
-        try:
-            for start in range(0, len(data), _STEP_SIZE):
-                pieces.append(stream.compress(data[start : start + _STEP_SIZE]))
-                yield
-        except GeneratorExit:
-            self._stream = before
-            raise
-        self._ahead = pieces
+        for start in range(0, len(data), _STEP_SIZE):
+            pieces.append(stream.compress(data[start : start + _STEP_SIZE]))
+            yield
+        self._ahead = stream, pieces
 
-    def _begun(self) -> zlib._Compress:
-        if self._stream is None:
-            self._stream = zlib.compressobj(
-                self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
-            )
-        return self._stream
+    def forget_if_idle(self) -> None:
+        if self._idle:
+            self._stream = None
+        self._idle = True
+
+    def _fresh(self) -> zlib._Compress:
+        return zlib.compressobj(
+            self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
+        )
 
 
 class _Decompressor:

@@ -414,6 +414,11 @@ class WebSocketProtocol:
         assert self._deflate is not None
         return self._deflate.compress_ahead(message.encode() if isinstance(message, str) else message)
 
+    def forget_if_idle(self) -> None:
+        """Let go of what only compresses better, if no message was compressed since this was last called."""
+        if self._deflate is not None:
+            self._deflate.forget_if_idle()
+
     def send_message(self, message: str | bytes) -> bytes:
         """
         Return the bytes of a message: one frame.
