@@ -78,6 +78,7 @@ def compressed(payload: bytes) -> bytes:
 
 
 TEXT = frame(0x81, b"hello")
+LARGE = frame(0x82, bytes(40 * KIB))
 PING = frame(0x89, b"ping")
 CLOSE = frame(0x88, b"\x03\xe8")
 GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\n\r\n"
@@ -146,7 +147,16 @@ class Scenario:
 SCENARIOS = {
     "websocket": Scenario(
         handler,
-        (upgrade("/"), TEXT, PING, frame(0x01, b"hel"), frame(0x80, b"lo"), frame(0x8A, b"pong"), CLOSE),
+        (
+            upgrade("/"),
+            TEXT,
+            PING,
+            frame(0x01, b"hel"),
+            frame(0x80, b"lo"),
+            frame(0x8A, b"pong"),
+            LARGE,
+            CLOSE,
+        ),
     ),
     "websocket with an invalid frame": Scenario(handler, (upgrade("/"), frame(0x83, b""))),
     "websocket, compressed": Scenario(
@@ -164,7 +174,7 @@ SCENARIOS = {
         options={"per_message_deflate": True, "deflate_min_size": 1},
     ),
     "websocket of an ASGI application": Scenario(app, (upgrade("/"), TEXT, frame(0x81, b"bye"), CLOSE)),
-    "websocket over TLS": Scenario(app, (upgrade("/"), TEXT, CLOSE), tls=True),
+    "websocket over TLS": Scenario(app, (upgrade("/"), TEXT, LARGE, CLOSE), tls=True),
     "websocket over TLS, without a poller": Scenario(
         app, (upgrade("/"), TEXT, CLOSE), tls=True, poller=False
     ),
@@ -186,7 +196,11 @@ SCENARIOS = {
     "failing handler": Scenario(handler, (upgrade("/fail"), CLOSE)),
     "failing application": Scenario(app, (GET.replace(b"hello", b"fail"),)),
     "handler's ping": Scenario(handler, (upgrade("/ping"), CLOSE)),
-    "keepalive": Scenario(handler, (upgrade("/"),), options={"ping_interval": 20, "ping_timeout": 20}),
+    "keepalive": Scenario(
+        handler,
+        (upgrade("/", extension="permessage-deflate"),),
+        options={"ping_interval": 20, "ping_timeout": 20, "per_message_deflate": True},
+    ),
     "stalled": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE)),
     "stalled http": Scenario(app, (LAST_GET.replace(b"hello", b"large"),)),
     "full inbox": Scenario(

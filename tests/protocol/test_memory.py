@@ -128,7 +128,7 @@ def test_a_message_takes_up_to_three_times_its_size_while_it_is_sent_and_while_i
 
 def test_the_payload_of_a_large_message_is_not_copied_to_be_sent() -> None:
     message = bytes(SIZE)
-    assert most_held_during(lambda: PLAIN.end(CONFIG).send_large_message(message)) < 1000
+    assert most_held_during(lambda: PLAIN.end(CONFIG).send_large_message(message)) < SIZE / 10
 
 
 @pytest.mark.parametrize(
@@ -141,12 +141,12 @@ def test_the_payload_of_a_large_message_is_not_copied_to_be_sent() -> None:
     ids=["text", "binary", "fragments"],
 )
 def test_a_message_that_comes_byte_by_byte_takes_three_times_its_size(stream: bytes) -> None:
-    end = PLAIN.end(CONFIG)
-
     def read() -> None:
+        end = PLAIN.end(CONFIG)
         for byte in stream[:-1]:
             receive(end, bytes([byte]))
 
+    read()  # what Python itself keeps after a first time is not counted
     assert most_held_during(read) < 3 * 30_000
 
 

@@ -10,6 +10,10 @@ from __future__ import annotations
 
 import socket
 import sys
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import trio
 
 NOT_SENT_AT_MOST = 256 * 1024
 """Bytes that it keeps without having sent them yet; Trio's streams have it take no more above 16 KiB."""
@@ -18,7 +22,7 @@ if sys.platform == "linux":
     from fcntl import ioctl
     from termios import TIOCOUTQ
 
-    def keep_more(sock: socket.socket) -> bool:
+    def keep_more(sock: trio.socket.SocketType) -> bool:
         """Have it keep more, if it tells how much of that is left; return whether it does."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
@@ -31,7 +35,7 @@ if sys.platform == "linux":
 
 else:
 
-    def keep_more(sock: socket.socket) -> bool:
+    def keep_more(sock: trio.socket.SocketType) -> bool:
         """Leave it as it is: it does not tell."""
         return False
 

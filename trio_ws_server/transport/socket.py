@@ -65,11 +65,25 @@ class Socket(Protocol):
 class SocketTransport(Transport):
     """A transport on a connected stream socket, which Trio has no part in any more."""
 
+    # Python keeps the attributes of objects that have more than 30 in a dict for each.
+    __slots__ = (
+        "_blocked",
+        "_chunks",
+        "_events",
+        "_fd",
+        "_keeps_more",
+        "_poller",
+        "_reading_paused",
+        "_sending",
+        "_socket",
+        "_timing_writes",
+    )
+
     def __init__(self, sock: trio.socket.SocketType, config: Config, engine: Engine, poller: Poller) -> None:
         super().__init__(config, engine)
+        self._keeps_more = kernel.keep_more(sock)
         connected = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())
         connected.setblocking(False)
-        self._keeps_more = kernel.keep_more(connected)
         self._socket: Socket = connected
         self._fd = connected.fileno()
         self._poller = poller
