@@ -214,11 +214,15 @@ class SocketTransport(Transport):
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""
+        before = self._unsent
         try:
             self._send()
         except OSError:
             self.abort()
             return
+        if self._unsent < before:
+            # Where there was no room, the peer has made it. What a socket takes that had room tells nothing of it.
+            self.taken_at = trio.current_time()
         self._blocked = bool(self._unsent)
         if self._blocked:
             self.see_taken()
@@ -250,7 +254,6 @@ class SocketTransport(Transport):
                 return
             self._unsent -= sent
             self._kept += sent
-            self.taken_at = trio.current_time()
             while sending and sent >= len(sending[0]):
                 sent -= len(sending.pop(0))
             if sent:
