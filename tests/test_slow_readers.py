@@ -207,14 +207,15 @@ async def test_a_peer_that_takes_nothing_of_what_lies_before_the_ping_is_dead_af
         assert state(websocket) is State.CLOSED
 
 
+@pytest.mark.parametrize("size", [LARGE + 1, NOT_SENT_AT_MOST], ids=["has room for it", "gets full"])
 async def test_that_we_send_more_behind_the_ping_is_no_sign_of_a_peers_life(
-    ours: Stream, reader: Reader, mock_clock: MockClock
+    size: int, ours: Stream, reader: Reader, mock_clock: MockClock
 ) -> None:
-    async with connected(ours, ping_interval=20, ping_timeout=20) as websocket:
+    async with connected(ours, ping_interval=20, ping_timeout=20, write_high_water=TOO_MUCH) as websocket:
         await websocket.send(bytes(LARGE))
         await wait(mock_clock, 20)
         for _ in range(3):
             await wait(mock_clock, 6)
-            await websocket.send(bytes(LARGE + 1))
+            await websocket.send(bytes(size))
         await wait(mock_clock, 2)
         assert state(websocket) is State.CLOSED

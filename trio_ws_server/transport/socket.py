@@ -77,6 +77,7 @@ class SocketTransport(Transport):
         self._chunks: list[bytes] = []
         self._sending: list[bytes | memoryview] = []
         self._blocked = False
+        self._blocked_at = 0.0
         self._timing_writes = False
         self._reading_paused = False
 
@@ -262,10 +263,10 @@ class SocketTransport(Transport):
     def _block(self) -> None:
         """Have the poller send the rest."""
         self._blocked = True
+        self._blocked_at = trio.current_time()
         self.see_taken()
-        self.taken_at = trio.current_time()
         self._look_at_high_water()
-        self._time_writes(self.taken_at)
+        self._time_writes(self._blocked_at)
         self._watch()
 
     def _time_writes(self, since: float) -> None:
@@ -283,7 +284,7 @@ class SocketTransport(Transport):
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.
-            since = self.taken_at if self._blocked else now
+            since = max(self.taken_at, self._blocked_at) if self._blocked else now
             if since + self._config.write_timeout <= now:
                 self.abort()
             else:

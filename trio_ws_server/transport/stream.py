@@ -40,8 +40,6 @@ class StreamTransport(Transport):
     def write(self, data: bytes) -> None:
         if self._ending or self.lost:
             return
-        if not self._unsent:
-            self.taken_at = trio.current_time()
         self._chunks.append(data)
         self._unsent += len(data)
         self._look_at_high_water()
