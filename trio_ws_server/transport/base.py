@@ -85,7 +85,7 @@ class Transport(ABC):
         self.taken = 0
         """Bytes that the network has taken of those `written`, as far as was seen (`see_taken`)."""
         self.taken_at = -math.inf
-        """When it was last seen to have taken some, which what only our own kernel had room for does not show."""
+        """When it was last seen to take some. What we send is none of that, as long as a kernel had room for it."""
         self.timers = engine.timers
         """For waits with a deadline. What is to be called only while the connection is there is for `call_at`."""
         self._kept = 0
