@@ -65,6 +65,19 @@ class Socket(Protocol):
 class SocketTransport(Transport):
     """A transport on a connected stream socket, which Trio has no part in any more."""
 
+    __slots__ = (
+        "_blocked_at",
+        "_chunks",
+        "_events",
+        "_fd",
+        "_keeps_more",
+        "_poller",
+        "_reading_paused",
+        "_sending",
+        "_socket",
+        "_timing_writes",
+    )
+
     def __init__(self, sock: trio.socket.SocketType, config: Config, engine: Engine, poller: Poller) -> None:
         super().__init__(config, engine)
         connected = socket.socket(sock.family, sock.type, sock.proto, fileno=sock.detach())

@@ -29,6 +29,8 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 class StreamTransport(Transport):
     """Two tasks, one reading and one writing: whoever calls the transport can be cancelled, these are not."""
 
+    __slots__ = ("_chunks", "_read_changes", "_reading_paused", "_stream", "_write_changes")
+
     def __init__(self, stream: Stream, config: Config, engine: Engine) -> None:
         super().__init__(config, engine)
         self._stream = stream
