@@ -18,6 +18,7 @@ from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, close_in, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
+from trio_ws_server.transport.stream import StreamTransport
 from trio_ws_server.websocket import EVENTS_PER_TURN
 
 if TYPE_CHECKING:
@@ -139,6 +140,23 @@ async def test_frames_that_wait_stay_as_they_came_though_what_they_came_in_is_us
         texts = ["one", "two", "three"]
         received = bytearray(b"".join(peer.connection.send(TextMessage(text)) for text in texts))
         websocket.data_received(memoryview(received))
+        received[:] = bytes(len(received))
+        assert [await websocket.recv() for _ in texts] == texts
+
+
+async def test_they_stay_so_where_a_fault_of_ours_keeps_the_first_from_being_dealt_with(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def fail(transport: StreamTransport) -> None:
+        raise ZeroDivisionError
+
+    async with opened(inbox_messages=1) as (websocket, peer):
+        texts = ["one", "two", "three"]
+        received = bytearray(b"".join(peer.connection.send(TextMessage(text)) for text in texts))
+        with monkeypatch.context() as patch:
+            patch.setattr(StreamTransport, "pause_reading", fail)
+            with pytest.raises(ZeroDivisionError):
+                websocket.data_received(memoryview(received))
         received[:] = bytes(len(received))
         assert [await websocket.recv() for _ in texts] == texts
 

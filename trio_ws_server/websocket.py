@@ -312,9 +312,12 @@ class WebSocket:
     def data_received(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer."""
         self._protocol.receive_data(data)
-        self._take()
-        if isinstance(data, memoryview):
-            self._protocol.keep_data()
+        try:
+            self._take()
+        finally:
+            # Whatever goes wrong: what the memory holds next may be another connection's.
+            if isinstance(data, memoryview):
+                self._protocol.keep_data()
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""

@@ -193,7 +193,7 @@ _short_headers = {
 _medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 
 _SHARED_SIZE = 64 * 1024
-"""Characters or bytes of a message that is kept to be sent again, as it and its frame are."""
+"""Bytes of the payload of a message that is kept to be sent again, as it and its frame are."""
 
 _last: tuple[str | bytes | None, bytes] = None, b""
 """The last such message and its frame. One tuple, so that threads with servers of their own cannot mix them up."""

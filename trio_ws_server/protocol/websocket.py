@@ -160,7 +160,7 @@ class WebSocketProtocol:
         self.receiving = True
         """Whether a message may still come: the connection is open, and nothing is wrong with it."""
         self.payload_received = 0
-        """Bytes of messages, inflated, that `next_event` has got to: what its work is measured by."""
+        """Bytes of messages, inflated, that have been read so far: what that work is measured by."""
         self._config = config
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
         self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above

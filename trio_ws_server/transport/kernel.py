@@ -26,7 +26,12 @@ if sys.platform == "linux":
         """Have it keep more, if it tells how much of that is left; return whether it does."""
         if sock.family not in (socket.AF_INET, socket.AF_INET6):
             return False
-        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_AT_MOST)
+        try:
+            kept(sock.fileno())
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, NOT_SENT_AT_MOST)
+        except OSError:
+            # Multipath TCP in older kernels, and what only looks like Linux to a container, do not know of both.
+            return False
         return True
 
     def kept(fd: int) -> int:

@@ -65,9 +65,8 @@ class Socket(Protocol):
 class SocketTransport(Transport):
     """A transport on a connected stream socket, which Trio has no part in any more."""
 
-    # Python keeps the attributes of objects that have more than 30 in a dict for each.
     __slots__ = (
-        "_blocked",
+        "_blocked_at",
         "_chunks",
         "_events",
         "_fd",
@@ -90,7 +89,8 @@ class SocketTransport(Transport):
         self._events = 0
         self._chunks: list[bytes] = []
         self._sending: list[bytes | memoryview] = []
-        self._blocked = False
+        self._blocked_at: float | None = None
+        """When the socket had no more room, for as long as it is so."""
         self._timing_writes = False
         self._reading_paused = False
 
@@ -100,7 +100,7 @@ class SocketTransport(Transport):
         if self._unsent:
             self._chunks.append(data)
             self._unsent += len(data)
-            if self._blocked:
+            if self._blocked_at is not None:
                 self._look_at_high_water()
             else:
                 self.push()
@@ -125,13 +125,13 @@ class SocketTransport(Transport):
             self._time_writes(trio.current_time())
         self._chunks.append(data)
         self._unsent += len(data)
-        if self._blocked:
+        if self._blocked_at is not None:
             self._look_at_high_water()
         elif self._unsent > HELD_AT_MOST or self._unsent > self._config.write_high_water:
             self.push()
 
     def push(self) -> None:
-        if self._unsent and not self._blocked:
+        if self._unsent and self._blocked_at is None:
             # What fails will fail again for the poller, as in `write`.
             with suppress(OSError):
                 self._send()
@@ -179,7 +179,7 @@ class SocketTransport(Transport):
         # What a peer sent before it went is there to be read; sending fails then, and ends all.
         if events & ~WRITABLE and not self._peer_ended:
             self._receive()
-        if self._blocked and events & ~READABLE and not self.lost:
+        if self._blocked_at is not None and events & ~READABLE and not self.lost:
             self._send_buffered()
 
     # How.
@@ -228,14 +228,19 @@ class SocketTransport(Transport):
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""
+        before = self._unsent
         try:
             self._send()
         except OSError:
             self.abort()
             return
-        self._blocked = bool(self._unsent)
-        if self._blocked:
+        if self._unsent < before:
+            # Where there was no room, the peer has made it. What a socket takes that had room tells nothing of it.
+            self.taken_at = trio.current_time()
+        if self._unsent:
             self.see_taken()
+        else:
+            self._blocked_at = None
         self._watch()
         self._tell_of_room()
         self._end_if_all_is_sent()
@@ -264,7 +269,6 @@ class SocketTransport(Transport):
                 return
             self._unsent -= sent
             self._kept += sent
-            self.taken_at = trio.current_time()
             while sending and sent >= len(sending[0]):
                 sent -= len(sending.pop(0))
             if sent:
@@ -272,11 +276,10 @@ class SocketTransport(Transport):
 
     def _block(self) -> None:
         """Have the poller send the rest."""
-        self._blocked = True
+        self._blocked_at = trio.current_time()
         self.see_taken()
-        self.taken_at = trio.current_time()
         self._look_at_high_water()
-        self._time_writes(self.taken_at)
+        self._time_writes(self._blocked_at)
         self._watch()
 
     def _time_writes(self, since: float) -> None:
@@ -294,7 +297,7 @@ class SocketTransport(Transport):
         if self._unsent:
             now = trio.current_time()
             # What is held may yet block when it is pushed.
-            since = self.taken_at if self._blocked else now
+            since = now if self._blocked_at is None else max(self.taken_at, self._blocked_at)
             if since + self._config.write_timeout <= now:
                 self.abort()
             else:
@@ -305,7 +308,7 @@ class SocketTransport(Transport):
         if self.lost:
             return
         reading = not self._reading_paused and not self._peer_ended
-        events = READABLE * reading | WRITABLE * self._blocked
+        events = READABLE * reading | WRITABLE * (self._blocked_at is not None)
         if events != self._events:
             self._poller.watch(self._fd, events, before=self._events)
             self._events = events

@@ -29,6 +29,8 @@ _GONE = (trio.BrokenResourceError, trio.ClosedResourceError, OSError)
 class StreamTransport(Transport):
     """Two tasks, one reading and one writing: whoever calls the transport can be cancelled, these are not."""
 
+    __slots__ = ("_chunks", "_read_changes", "_reading_paused", "_stream", "_write_changes")
+
     def __init__(self, stream: Stream, config: Config, engine: Engine) -> None:
         super().__init__(config, engine)
         self._stream = stream
@@ -40,8 +42,6 @@ class StreamTransport(Transport):
     def write(self, data: bytes) -> None:
         if self._ending or self.lost:
             return
-        if not self._unsent:
-            self.taken_at = trio.current_time()
         self._chunks.append(data)
         self._unsent += len(data)
         self._look_at_high_water()

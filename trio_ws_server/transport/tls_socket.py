@@ -185,6 +185,8 @@ class TLSSocket:
 class TLSTransport(SocketTransport):
     """A transport on a connected socket of Trio's and the TLS that was agreed on there."""
 
+    __slots__ = ("_tls", "_tls_socket")
+
     def __init__(
         self, sock: trio.socket.SocketType, tls: TLS, config: Config, engine: Engine, poller: Poller
     ) -> None:
