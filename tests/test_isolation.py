@@ -64,7 +64,13 @@ def upgrade(path: str, *, extension: str = "") -> bytes:
 def frame(first_byte: int, payload: bytes) -> bytes:
     """Return a masked frame; its key is zero."""
     size = len(payload)
-    length = bytes([0x80 | size]) if size < 126 else b"\xfe" + size.to_bytes(2, "big")
+    match size:
+        case _ if size < 126:
+            length = bytes([0x80 | size])
+        case _ if size < 1 << 16:
+            length = b"\xfe" + size.to_bytes(2, "big")
+        case _:
+            length = b"\xff" + size.to_bytes(8, "big")
     return bytes([first_byte]) + length + bytes(4) + payload
 
 
@@ -78,7 +84,7 @@ def compressed(payload: bytes) -> bytes:
 
 
 TEXT = frame(0x81, b"hello")
-LARGE = frame(0x82, bytes(40 * KIB))
+LARGE = frame(0x82, bytes(64 * KIB))
 PING = frame(0x89, b"ping")
 CLOSE = frame(0x88, b"\x03\xe8")
 GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\n\r\n"
