@@ -56,7 +56,7 @@ PAYLOAD_PER_CALL = 64 * 1024
 """Bytes of payload that a call which makes room for them may take on its way, and not have to give way for it."""
 
 LARGE = 64 * 1024
-"""Bytes or characters of a message whose header leaves by itself. Smaller ones are encoded once for many clients."""
+"""Bytes or characters of a message whose header leaves by itself. Smaller ones are encoded once for many."""
 
 # Members of enums, looked up once.
 _OPEN, _INTERNAL = State.OPEN, Internal.EVENT
