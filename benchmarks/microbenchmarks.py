@@ -192,12 +192,12 @@ BENCHMARKS = [
     Benchmark("inflate 1 KiB", 16, _DEFLATE, yardsticks.zlib_alone, 0.45),
     Benchmark("deflate 1 KiB", 16, partial(sending, _JSON, deflate=True), yardsticks.zlib_alone, 1.15),
     Benchmark("ASGI, one in flight", 50, partial(echoing, apps.echo, 50, 1), yardsticks.sockets, 3.6),
-    Benchmark("ASGI, 16 in flight", 160, partial(echoing, apps.echo, 10, 16), yardsticks.sockets, 1.1),
+    Benchmark("ASGI, 16 in flight", 160, partial(echoing, apps.echo, 10, 16), yardsticks.sockets, 0.85),
     Benchmark(
         "native, one in flight", 50, partial(echoing, apps.native_echo, 50, 1), yardsticks.sockets, 3.5
     ),
     Benchmark(
-        "native, 16 in flight", 160, partial(echoing, apps.native_echo, 10, 16), yardsticks.sockets, 1.0
+        "native, 16 in flight", 160, partial(echoing, apps.native_echo, 10, 16), yardsticks.sockets, 0.8
     ),
     Benchmark("ASGI, connect, echo, close", 10, partial(connecting, apps.echo, 10), yardsticks.sockets, 70),
 ]
