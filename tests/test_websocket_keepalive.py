@@ -214,11 +214,11 @@ async def test_a_message_is_right_that_is_compressed_while_pings_are_sent(mock_c
     large = random.Random(1).randbytes(1000 * KIB).hex()
 
     async def slow_turns() -> None:
-        while True:
+        while connection.websocket.traffic.messages_sent == 1:
             await trio.lowlevel.checkpoint()
             mock_clock.jump(2)
 
-    async with inflating() as connection, trio.open_nursery() as nursery:
+    async with inflating(ping_timeout=None) as connection, trio.open_nursery() as nursery:
         await connection.send(TEXT)
         nursery.start_soon(connection.websocket.send, large)
         nursery.start_soon(slow_turns)
@@ -227,7 +227,6 @@ async def test_a_message_is_right_that_is_compressed_while_pings_are_sent(mock_c
         assert connection.websocket.traffic.messages_sent == 1
         while not connection.peer.received:
             await connection.arrival()
-        nursery.cancel_scope.cancel()
     assert connection.peer.received == [large.encode()]
 
 
