@@ -194,6 +194,22 @@ async def test_a_peer_that_takes_a_little_in_each_ping_timeout_of_what_lies_befo
         assert state(websocket) is State.OPEN
 
 
+async def test_many_small_messages_behind_the_ping_do_not_hide_what_the_peer_takes(
+    ours: Stream, reader: Reader, mock_clock: MockClock
+) -> None:
+    async with connected(ours, ping_interval=20, ping_timeout=20, write_high_water=TOO_MUCH) as websocket:
+        await wait(mock_clock, 19)
+        await websocket.send(bytes(ALL_KEPT))
+        await wait(mock_clock, 1)
+        for _ in range(5):
+            await wait(mock_clock, 19.5)
+            reader.take_some()
+            for _ in range(300):
+                await websocket.send(b"")
+            await wait(mock_clock, 0.5)
+        assert state(websocket) is State.OPEN
+
+
 async def test_a_peer_that_takes_nothing_of_what_lies_before_the_ping_is_dead_after_the_ping_timeout(
     ours: Stream, reader: Reader, mock_clock: MockClock
 ) -> None:

@@ -38,7 +38,7 @@ PIECE_SIZE = 4 * PLAINTEXT_SIZE
 class TLSSocket:
     """A non-blocking socket that sends and receives plaintext, after a handshake that took no byte too many."""
 
-    __slots__ = ("_ahead", "_ciphertext", "_failed", "_fruitless", "_socket", "_tls", "ended")
+    __slots__ = ("_ahead", "_ciphertext", "_failed", "_fruitless", "_socket", "_tls", "ended", "overhead")
 
     def __init__(self, sock: Socket, tls: TLS) -> None:
         self._socket = sock
@@ -49,6 +49,8 @@ class TLSSocket:
         self._fruitless = 0
         self.ended = False
         """Whether no TLS is spoken any more."""
+        self.overhead = 0
+        """Bytes that the network has taken of ciphertext beyond those that `send` has counted as taken."""
 
     def send(self, data: bytes | memoryview) -> int:
         """Send what data stands for; what the network has not taken of it may be encrypted already."""
@@ -149,6 +151,7 @@ class TLSSocket:
         self._ciphertext = self._ciphertext[sent:]
         taken = min(sent, max(self._ahead - 1, 0)) if self._ciphertext else self._ahead
         self._ahead -= taken
+        self.overhead += sent - taken
         return taken
 
     def _decrypted(self, ciphertext: memoryview, buffer: memoryview) -> Iterator[int]:
@@ -197,6 +200,13 @@ class TLSTransport(SocketTransport):
         # Not earlier: nobody but `abort` closes the socket if this fails.
         self._socket = self._tls_socket = TLSSocket(self._socket, self._tls)
         super()._begin()
+
+    def see_taken(self) -> None:
+        if not self.lost:
+            # What the kernel keeps is ciphertext.
+            self._kept += self._tls_socket.overhead
+            self._tls_socket.overhead = 0
+        super().see_taken()
 
     def _end_if_all_is_sent(self) -> None:
         if self._ending and not self._unsent and not self._tls_socket.ended:
