@@ -5,11 +5,12 @@ from __future__ import annotations
 import socket
 import sys
 from contextlib import asynccontextmanager, contextmanager, suppress
+from fcntl import ioctl
 from typing import TYPE_CHECKING
 
 import pytest
 import trio
-from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
+from trio.testing import memory_stream_pair, wait_all_tasks_blocked
 
 from tests.tls_ends import SERVER_CONTEXT, End, client_context, shake_hands
 from tests.transport.lines import recorded
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
     from typing import Unpack
 
     from trio.abc import Stream
+    from trio.testing import MockClock
 
     from trio_ws_server.config import Options
     from trio_ws_server.websocket import WebSocket
@@ -42,7 +44,7 @@ TOO_MUCH = 4 * NOT_SENT_AT_MOST
 
 
 class Reader:
-    """The peer's kernel and process, which take what they are told to, and keep next to nothing between them."""
+    """The peer's kernel and process, between them so full that they take just what they are told to."""
 
     def __init__(self) -> None:
         self._far = socket.socket()
@@ -53,6 +55,9 @@ class Reader:
         self._far.setblocking(False)
         self.near.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, TOO_MUCH)
         self._fd = self.near.fileno()
+        while not not_sent(self._fd):
+            self.near.send(bytes(KIB))
+            self._acknowledge()
 
     @contextmanager
     def closed(self) -> Iterator[None]:
@@ -60,12 +65,29 @@ class Reader:
             yield
 
     def take_some(self) -> None:
-        """Take so much that the other kernel knows of it, which takes time, of which a mock clock shows nothing."""
+        """Take so much that the other kernel knows of it."""
         before = kept(self._fd)
         assert before, "there is nothing to be taken"
         while kept(self._fd) >= before:
             with suppress(BlockingIOError):
                 self._far.recv(KIB)
+        self._acknowledge()
+
+    async def wait(self, clock: MockClock, seconds: float) -> None:
+        """Take nothing for a time, which passes in steps in which no timer is due twice."""
+        for _ in range(round(seconds * 2)):
+            clock.jump(0.5)
+            await wait_all_tasks_blocked()
+
+    def _acknowledge(self) -> None:
+        """Have the kernel tell at once what it took; it takes its time, of which a mock clock shows nothing."""
+        while kept(self._fd) > not_sent(self._fd):
+            self._far.setsockopt(socket.IPPROTO_TCP, socket.TCP_QUICKACK, 1)
+
+
+def not_sent(fd: int) -> int:
+    """Return how many bytes our kernel keeps that have not left it yet (SIOCOUTQNSD)."""
+    return int.from_bytes(ioctl(fd, 0x894B, bytes(4)), sys.byteorder)
 
 
 @pytest.fixture
@@ -84,13 +106,6 @@ def ours(request: pytest.FixtureRequest, reader: Reader) -> Stream:
     server = End(tls.tls.ssl_object, tls.tls.incoming, tls.tls.outgoing)
     shake_hands(End.of_client(client_context()), server)
     return tls
-
-
-async def wait(clock: MockClock, seconds: float) -> None:
-    """Let time pass, in steps in which no timer is due twice."""
-    for _ in range(round(seconds * 2)):
-        clock.jump(0.5)
-        await wait_all_tasks_blocked()
 
 
 @asynccontextmanager
@@ -114,7 +129,7 @@ async def test_a_peer_that_takes_a_little_in_each_write_timeout_is_never_dropped
     async with recorded(ours, Config(write_timeout=30)) as (transport, recorder):
         transport.write(bytes(TOO_MUCH))
         for pause in (1, 29) * 5:
-            await wait(mock_clock, pause)
+            await reader.wait(mock_clock, pause)
             reader.take_some()
         assert transport.congested
         assert recorder.events == []
@@ -125,11 +140,11 @@ async def test_a_peer_that_takes_no_more_is_dropped_a_quarter_of_the_write_timeo
 ) -> None:
     async with recorded(ours, Config(write_timeout=30)) as (transport, recorder):
         transport.write(bytes(TOO_MUCH))
-        await wait(mock_clock, 1)
+        await reader.wait(mock_clock, 1)
         reader.take_some()
-        await wait(mock_clock, 29.5)
+        await reader.wait(mock_clock, 29.5)
         assert recorder.events == []
-        await wait(mock_clock, 0.5 + 30 / 4)
+        await reader.wait(mock_clock, 0.5 + 30 / 4)
         assert recorder.events == ["lost"]
 
 
@@ -138,9 +153,9 @@ async def test_a_peer_that_takes_nothing_is_dropped_after_the_write_timeout(
 ) -> None:
     async with recorded(ours, Config(write_timeout=30)) as (transport, recorder):
         transport.write(bytes(TOO_MUCH))
-        await wait(mock_clock, 29.5)
+        await reader.wait(mock_clock, 29.5)
         assert recorder.events == []
-        await wait(mock_clock, 0.5)
+        await reader.wait(mock_clock, 0.5)
         assert recorder.events == ["lost"]
 
 
@@ -154,12 +169,12 @@ async def test_a_peer_that_takes_a_little_in_each_close_timeout_gets_what_was_se
         await websocket.send(bytes(ALL_KEPT))
         websocket.start_closing(Close(1000))
         for pause in (1, 9) * 5:
-            await wait(mock_clock, pause)
+            await reader.wait(mock_clock, pause)
             reader.take_some()
         assert state(websocket) is State.CLOSING
-        await wait(mock_clock, 10)
+        await reader.wait(mock_clock, 10)
         assert state(websocket) is State.CLOSING
-        await wait(mock_clock, 10 / 4)
+        await reader.wait(mock_clock, 10 / 4)
         assert state(websocket) is State.CLOSED
 
 
@@ -170,9 +185,9 @@ async def test_a_peer_that_takes_nothing_is_dropped_after_the_close_timeout(
         await websocket.send(bytes(ALL_KEPT))
         reader.take_some()
         websocket.start_closing(Close(1000))
-        await wait(mock_clock, 9.5)
+        await reader.wait(mock_clock, 9.5)
         assert state(websocket) is State.CLOSING
-        await wait(mock_clock, 0.5)
+        await reader.wait(mock_clock, 0.5)
         assert state(websocket) is State.CLOSED
 
 
@@ -183,11 +198,11 @@ async def test_a_peer_that_takes_a_little_in_each_ping_timeout_of_what_lies_befo
     ours: Stream, reader: Reader, mock_clock: MockClock
 ) -> None:
     async with connected(ours, ping_interval=20, ping_timeout=20) as websocket:
-        await wait(mock_clock, 19)
+        await reader.wait(mock_clock, 19)
         await websocket.send(bytes(ALL_KEPT))
-        await wait(mock_clock, 1)
+        await reader.wait(mock_clock, 1)
         for pause in (1, 19) * 5:
-            await wait(mock_clock, pause)
+            await reader.wait(mock_clock, pause)
             reader.take_some()
             # What lies behind the ping tells nothing, and hides nothing.
             await websocket.send(bytes(10 * KIB))
@@ -198,15 +213,15 @@ async def test_many_small_messages_behind_the_ping_do_not_hide_what_the_peer_tak
     ours: Stream, reader: Reader, mock_clock: MockClock
 ) -> None:
     async with connected(ours, ping_interval=20, ping_timeout=20, write_high_water=TOO_MUCH) as websocket:
-        await wait(mock_clock, 19)
+        await reader.wait(mock_clock, 19)
         await websocket.send(bytes(ALL_KEPT))
-        await wait(mock_clock, 1)
+        await reader.wait(mock_clock, 1)
         for _ in range(5):
-            await wait(mock_clock, 19.5)
+            await reader.wait(mock_clock, 19.5)
             reader.take_some()
             for _ in range(300):
                 await websocket.send(b"")
-            await wait(mock_clock, 0.5)
+            await reader.wait(mock_clock, 0.5)
         assert state(websocket) is State.OPEN
 
 
@@ -215,11 +230,11 @@ async def test_a_peer_that_takes_nothing_of_what_lies_before_the_ping_is_dead_af
 ) -> None:
     async with connected(ours, ping_interval=20, ping_timeout=20) as websocket:
         await websocket.send(bytes(ALL_KEPT))
-        await wait(mock_clock, 10)
+        await reader.wait(mock_clock, 10)
         reader.take_some()
-        await wait(mock_clock, 29.5)
+        await reader.wait(mock_clock, 29.5)
         assert state(websocket) is State.OPEN
-        await wait(mock_clock, 0.5)
+        await reader.wait(mock_clock, 0.5)
         assert state(websocket) is State.CLOSED
 
 
@@ -229,9 +244,9 @@ async def test_that_we_send_more_behind_the_ping_is_no_sign_of_a_peers_life(
 ) -> None:
     async with connected(ours, ping_interval=20, ping_timeout=20, write_high_water=TOO_MUCH) as websocket:
         await websocket.send(bytes(LARGE))
-        await wait(mock_clock, 20)
+        await reader.wait(mock_clock, 20)
         for _ in range(3):
-            await wait(mock_clock, 6)
+            await reader.wait(mock_clock, 6)
             await websocket.send(bytes(size))
-        await wait(mock_clock, 2)
+        await reader.wait(mock_clock, 2)
         assert state(websocket) is State.CLOSED
