@@ -17,10 +17,10 @@ from tests.transport.lines import recorded
 from tests.websocket_peer import KIB, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.config import Config
+from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.websocket import State
 from trio_ws_server.transport import TLSStream
 from trio_ws_server.transport.kernel import NOT_SENT_AT_MOST, kept
-from trio_ws_server.websocket import LARGE
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator, Iterator
@@ -238,12 +238,12 @@ async def test_a_peer_that_takes_nothing_of_what_lies_before_the_ping_is_dead_af
         assert state(websocket) is State.CLOSED
 
 
-@pytest.mark.parametrize("size", [LARGE + 1, NOT_SENT_AT_MOST], ids=["has room for it", "gets full"])
+@pytest.mark.parametrize("size", [SHARED_SIZE + 1, NOT_SENT_AT_MOST], ids=["has room for it", "gets full"])
 async def test_that_we_send_more_behind_the_ping_is_no_sign_of_a_peers_life(
     size: int, ours: Stream, reader: Reader, mock_clock: MockClock
 ) -> None:
     async with connected(ours, ping_interval=20, ping_timeout=20, write_high_water=TOO_MUCH) as websocket:
-        await websocket.send(bytes(LARGE))
+        await websocket.send(bytes(SHARED_SIZE + 1))
         await reader.wait(mock_clock, 20)
         for _ in range(3):
             await reader.wait(mock_clock, 6)

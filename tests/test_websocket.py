@@ -15,7 +15,9 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, calls, opened, stall
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.websocket import State
+from trio_ws_server.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
@@ -137,6 +139,19 @@ async def test_traffic_counts_messages_and_bytes_each_way() -> None:
         traffic = websocket.traffic
         assert (traffic.messages_received, traffic.bytes_received) == (2, 10)
         assert (traffic.messages_sent, traffic.bytes_sent) == (1, 2)
+
+
+@pytest.mark.parametrize("message", [bytes(SHARED_SIZE), "\xe4" * (SHARED_SIZE // 2)], ids=["binary", "text"])
+async def test_a_message_that_several_get_is_encoded_once(
+    message: str | bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(StreamTransport, "write", lambda _, data: written.append(data))
+    async with opened() as (first, _), opened() as (second, _):
+        await first.send(message)
+        await second.send(message)
+        frame, again = written
+        assert frame is again
 
 
 async def test_the_connection_knows_its_request_and_subprotocol() -> None:

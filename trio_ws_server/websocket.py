@@ -21,7 +21,7 @@ from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.closing import Closing
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
-from trio_ws_server.protocol.frames import payload_size
+from trio_ws_server.protocol.frames import SHARED_SIZE, payload_size
 from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
 from trio_ws_server.rate_limit import RateLimit
 from trio_ws_server.scheduling import Changes, pace
@@ -54,9 +54,6 @@ PAYLOAD_PER_TURN = 256 * 1024
 
 PAYLOAD_PER_CALL = 64 * 1024
 """Bytes of payload that a call which makes room for them may take on its way, and not have to give way for it."""
-
-LARGE = 64 * 1024
-"""Bytes or characters of a message whose header leaves by itself. Smaller ones are encoded once for many."""
 
 # Members of enums, looked up once.
 _OPEN, _INTERNAL = State.OPEN, Internal.EVENT
@@ -440,7 +437,7 @@ class WebSocket:
             await self._room_to_send()
 
     def _send(self, message: str | bytes) -> None:
-        if len(message) >= LARGE:
+        if len(message) > SHARED_SIZE:
             header, frame = self._protocol.send_large_message(message)
             self._transport.write_soon(header)
         else:

@@ -192,7 +192,7 @@ _short_headers = {
 }
 _medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 
-_SHARED_SIZE = 64 * 1024
+SHARED_SIZE = 64 * 1024
 """Bytes of the payload of a message that is kept to be sent again, as it and its frame are."""
 
 _last: tuple[str | bytes | None, bytes] = None, b""
@@ -247,6 +247,6 @@ def encode_shared(message: str | bytes) -> bytes:
             first, payload = BINARY, message
         size = len(payload)
         frame = _short_headers[first][size] + payload if size < 126 else encode(first, payload)
-        if size <= _SHARED_SIZE:
+        if size <= SHARED_SIZE:
             _last = message, frame
     return frame
