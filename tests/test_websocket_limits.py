@@ -19,7 +19,7 @@ from tests.websocket_peer import KIB, Peer, close_in, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
 from trio_ws_server.transport.stream import StreamTransport
-from trio_ws_server.websocket import EVENTS_PER_TURN
+from trio_ws_server.websocket import EVENTS_PER_TURN, PAYLOAD_PER_TURN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator
@@ -113,6 +113,15 @@ async def test_while_thousands_of_frames_are_taken_others_have_their_turn(
         assert await websocket.recv() == b"end"
         assert pulse.beats >= 100
         nursery.cancel_scope.cancel()
+
+
+async def test_a_turn_ends_with_the_message_by_which_its_payload_is_enough() -> None:
+    async with opened(inbox_bytes=4 * PAYLOAD_PER_TURN) as (websocket, peer):
+        message = BytesMessage(bytes(PAYLOAD_PER_TURN // 8))
+        websocket.data_received(b"".join(peer.connection.send(message) for _ in range(10)))
+        assert websocket.traffic.messages_received == 8
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == 10
 
 
 async def test_frames_behind_the_first_turn_are_taken_though_nothing_more_comes() -> None:

@@ -371,7 +371,8 @@ class WebSocket:
     def _take_events(self, most: int, payload: int, *, overfill: bool = False) -> bool:
         """Take so many events at most, until they have had so much payload; return whether there are no more."""
         protocol = self._protocol
-        enough = protocol.payload_received + payload
+        before = protocol.payload_received
+        enough = before + payload
         if self._rate_limit is None and not self._reading_paused:
             config, inbox = self._config, self._inbox
             room = config.inbox_messages if inbox is None else config.inbox_messages - len(inbox)
@@ -379,10 +380,10 @@ class WebSocket:
                 min(most, room), min(payload, config.inbox_bytes - self._inbox_bytes)
             )
             if messages:
-                self._deliver(messages)
+                self._deliver(messages, protocol.payload_received - before)
                 most -= len(messages)
-                if not protocol.unread:
-                    return not self._reading_paused
+                if not protocol.unread or protocol.payload_received >= enough:
+                    return not protocol.unread and not self._reading_paused
         for _ in range(most):
             if self._reading_paused and not overfill:
                 return False
@@ -401,7 +402,8 @@ class WebSocket:
             self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
         elif isinstance(event, (str, bytes)):
             # All that has come since the message before belongs to this one.
-            self._deliver([(event, self._protocol.payload_received - self.traffic.bytes_received)])
+            size = self._protocol.payload_received - self.traffic.bytes_received
+            self._deliver([(event, size)], size)
         elif isinstance(event, Ping):
             self._answer_ping(event.payload)
         elif self._pings.answered(event.payload):
@@ -470,11 +472,10 @@ class WebSocket:
         if self._over:
             raise self._protocol.closed_error()
 
-    def _deliver(self, messages: list[tuple[str | bytes, int]]) -> None:
-        """Put messages, with their sizes in bytes, into the inbox."""
+    def _deliver(self, messages: list[tuple[str | bytes, int]], size: int) -> None:
+        """Put messages into the inbox, with their sizes in bytes, of which this is the sum."""
         traffic = self.traffic
         traffic.messages_received += len(messages)
-        size = self._protocol.payload_received - traffic.bytes_received
         traffic.bytes_received += size
         if self._inbox is None:
             self._inbox = deque(messages)
