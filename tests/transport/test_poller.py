@@ -139,7 +139,7 @@ async def test_who_floods_keeps_neither_others_nor_tasks_from_their_turns(
     network: Network, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
-    monkeypatch.setattr(poller, "TURN_SIZE", KIB)
+    monkeypatch.setattr("trio_ws_server.transport.socket.BUFFERS_PER_TURN", 1)
     async with lines(network, 2) as (flooded, other):
         send_now(flooded.peer, bytes(100 * KIB))
         send_now(other.peer, b"message")
@@ -165,7 +165,7 @@ async def test_of_what_comes_a_turn_takes_as_much_as_it_may_in_pieces_that_fit_t
             self.sizes.append(len(data))
 
     monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
-    monkeypatch.setattr(poller, "TURN_SIZE", 4 * KIB)
+    monkeypatch.setattr("trio_ws_server.transport.socket.BUFFERS_PER_TURN", 4)
     async with lines(network, 1) as (it,):
         it.transport.receiver = recorder = Counting()
         send_now(it.peer, bytes(10 * KIB))
@@ -198,7 +198,7 @@ async def test_of_more_that_flood_than_have_room_in_a_turn_each_has_its_turn(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(poller, "BUFFER_SIZE", KIB)
-    monkeypatch.setattr(poller, "TURN_SIZE", KIB)
+    monkeypatch.setattr("trio_ws_server.transport.socket.BUFFERS_PER_TURN", 1)
     monkeypatch.setattr(poller, "EVENTS_PER_TURN", 2)
     async with lines(SOCKETS, 5) as its:
         for it in its:

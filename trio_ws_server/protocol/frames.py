@@ -237,7 +237,11 @@ def encode_message(message: str | bytes, *, masked: bool) -> bytes:
 
 
 def encode_shared(message: str | bytes) -> bytes:
-    """Return the frame of a message, not masked: the same again for an object that is sent to many in a row."""
+    """
+    Return the frame of a message, not masked: the same again for an object that is sent to many in a row.
+
+    All in one function: to call those above instead takes 4 % of all that echoing a small message does.
+    """
     global _last
     last, frame = _last
     if message is not last:

@@ -328,12 +328,6 @@ class Transport(ABC):
         if self._unsent > self._config.write_high_water:
             self.congested = True
 
-    def _count_taken(self, size: int) -> None:
-        """Take note that the network has taken so many bytes more."""
-        self.taken += size
-        self.taken_at = trio.current_time()
-        self._unsent -= size
-
     def _tell_of_room(self) -> None:
         """Tell who waits for it that the network has taken some."""
         self._changes.announce()

@@ -28,9 +28,6 @@ if TYPE_CHECKING:
 BUFFER_SIZE = 256 * 1024
 """Bytes that are taken from a socket at a time: so many stay in a processor's cache until they are unmasked."""
 
-TURN_SIZE = 1024 * 1024
-"""Bytes that are taken from a socket before others have their turn."""
-
 EVENTS_PER_TURN = 256
 """Sockets that epoll names at most, before other tasks have their turn."""
 
@@ -141,7 +138,6 @@ class Poller(trio.abc.Instrument):
         self._held: list[Pollable] = []
         self.buffer = memoryview(bytearray(BUFFER_SIZE))
         """What sockets are read into; what is to be kept must be copied before the next one is."""
-        self.turn_size = TURN_SIZE
         self.looked_at = 0.0
         """When it was last seen what is ready, in seconds of `trio.current_time`."""
 

@@ -17,6 +17,13 @@ if TYPE_CHECKING:
     from trio_ws_server.transport.engine import Engine
     from trio_ws_server.transport.poller import Poller
 
+BUFFERS_PER_TURN = 4
+"""
+How often a socket may fill the poller's buffer before others have their turn.
+
+For a large message, each further turn would take a third as long as it takes to read so much.
+"""
+
 HELD_AT_MOST = 64 * 1024
 """Bytes that are held back to be written together."""
 
@@ -199,32 +206,34 @@ class SocketTransport(Transport):
         finally:
             self._socket.close()
 
-    def _receive(self, received: int = 0) -> None:
-        """Receive what is there, ``received`` bytes of this turn's being taken already."""
-        if self._reading_paused:
-            self._watch()
-            return
-        try:
-            size = self._socket.recv_into(self._poller.buffer)
-        except Incomplete:
+    def _receive(self) -> None:
+        """Receive what is there, as much as a turn has room for."""
+        buffer = self._poller.buffer
+        for _ in range(BUFFERS_PER_TURN):
+            if self._reading_paused:
+                self._watch()
+                return
+            try:
+                size = self._socket.recv_into(buffer)
+            except Incomplete:
+                self.received_at = self._poller.looked_at
+                return
+            except _NOT_NOW:
+                return
+            except OSError:
+                self.abort()
+                return
+            if not size:
+                self._peers_side_has_ended()
+                self._watch()
+                return
+            if self._ending:
+                return
             self.received_at = self._poller.looked_at
-            return
-        except _NOT_NOW:
-            return
-        except OSError:
-            self.abort()
-            return
-        if not size:
-            self._peers_side_has_ended()
-            self._watch()
-        elif not self._ending:
-            self.received_at = self._poller.looked_at
-            data = self._poller.buffer[:size]
+            data = buffer[:size]
             self.receiver.data_received(data.tobytes() if size <= COPIED_AT_ONCE else data)
-            received += size
-            if size == len(self._poller.buffer) and received < self._poller.turn_size and not self.lost:
-                # A large message: each further turn would take a third as long as it takes to read so much.
-                self._receive(received)
+            if size < len(buffer) or self.lost:
+                return
 
     def _send_buffered(self) -> None:
         """Send what the socket has room for now, and tell who waits for that."""

@@ -135,7 +135,9 @@ class StreamTransport(Transport):
             if self.lost:
                 return
             view = view[sent:]
-            self._count_taken(sent)
+            self.taken += sent
+            self.taken_at = trio.current_time()
+            self._unsent -= sent
             self._tell_of_room()
 
     async def _send_some(self, data: memoryview) -> int:

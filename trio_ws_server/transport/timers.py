@@ -109,13 +109,14 @@ class Timers:
         while self._heap and self._heap[0][0] <= now:
             _, _, timer = heapq.heappop(self._heap)
             callback, timer.callback = timer.callback, None
+            owner, timer.owner = timer.owner, None
             if callback is None:
                 self._cancelled -= 1
                 continue
-            if timer.owner is None:
+            if owner is None:
                 callback()
             else:
-                timer.owner.timer_is_due(timer, callback)
+                owner.timer_is_due(timer, callback)
             called += 1
             if called % CALLS_PER_TURN == 0:
                 await trio.lowlevel.checkpoint()
