@@ -21,6 +21,7 @@ from trio.testing import wait_all_tasks_blocked
 
 from tests.helpers import Recorder, read_all
 from tests.networks import TLS_OVER_SOCKETS, noted_sends
+from tests.protocol.memory import most_held_during
 from tests.tls_ends import SERVER_CONTEXT, End, TLSPeer, client_context, shake_hands
 from tests.transport.lines import KIB, Line, line
 from trio_ws_server.transport.poller import BUFFER_SIZE
@@ -221,11 +222,12 @@ class Narrow:
     def close(self) -> None: ...
 
 
-def send_all(sock: TLSSocket, data: bytes) -> None:
-    """Send as transports do: what was not taken is offered again, with what comes behind it."""
+def send_all(sock: TLSSocket, data: bytes, *, in_two: int | None = None) -> None:
+    """Send as transports do, in two parts or one: what was not taken is offered again, with what is behind it."""
     while data:
         try:
-            data = data[sock.send(data) :]
+            taken = sock.send(data) if in_two is None else sock.sendmsg([data[:in_two], data[in_two:]])
+            data = data[taken:]
         except BlockingIOError:
             continue
 
@@ -233,15 +235,16 @@ def send_all(sock: TLSSocket, data: bytes) -> None:
 @versions
 @given(
     messages=st.lists(st.integers(1, 2 * PIECE_SIZE), min_size=1, max_size=4),
+    in_two=st.none() | st.integers(1, 2 * PIECE_SIZE),
     takes=st.lists(st.one_of(st.just(0), st.integers(1, 100), st.integers(1, 2 * PIECE_SIZE)), max_size=10),
 )
 def test_what_is_sent_arrives_whole_whatever_the_network_takes_at_a_time(
-    version: ssl.TLSVersion, messages: list[int], takes: list[int]
+    version: ssl.TLSVersion, messages: list[int], in_two: int | None, takes: list[int]
 ) -> None:
     network = Narrow(itertools.chain(takes, itertools.repeat(10 * KIB)))
     server, client = agreed(network, client_context(version))
     for size in messages:
-        send_all(server, RANDOM[:size])
+        send_all(server, RANDOM[:size], in_two=in_two)
         # What is said to be taken is, to the last byte of its ciphertext.
         assert decrypted(client, network.taken) == RANDOM[:size]
         network.taken = b""
@@ -254,6 +257,16 @@ def test_no_more_is_encrypted_than_the_network_will_soon_take() -> None:
         server.send(RANDOM)
     assert network.offered <= PIECE_SIZE // PLAINTEXT_SIZE * RECORD_SIZE
     assert server.send(RANDOM) == 50 * 100
+
+
+def test_of_a_large_message_no_more_is_copied_than_is_encrypted_at_once() -> None:
+    server, _ = agreed(Narrow(itertools.repeat(0)))
+
+    def send() -> None:
+        with suppress(BlockingIOError):
+            server.sendmsg([b"header", RANDOM])
+
+    assert most_held_during(send) < 4 * PIECE_SIZE
 
 
 def test_each_byte_that_the_network_takes_is_progress_and_the_last_comes_last() -> None:

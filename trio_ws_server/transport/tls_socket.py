@@ -68,8 +68,13 @@ class TLSSocket:
             raise
 
     def sendmsg(self, parts: list[bytes | memoryview]) -> int:
-        """Do as `send` does with all parts behind each other."""
-        return self.send(b"".join(parts))
+        """Do as `send` does with all parts behind each other, of which it takes one piece at most."""
+        pieces: list[memoryview] = []
+        room = PIECE_SIZE
+        for part in parts:
+            pieces.append(memoryview(part)[:room])
+            room -= len(pieces[-1])
+        return self.send(b"".join(pieces))
 
     def recv_into(self, buffer: memoryview) -> int:
         """
