@@ -18,6 +18,8 @@ from trio.testing import MockClock, wait_all_tasks_blocked
 
 from tests.automatic_peer import CLIENT_CONTEXT, SERVER_CONTEXT, AutomaticPeer
 from tests.faults import Faults, Place, places
+from tests.protocol import frames
+from tests.protocol.frames import close_frame, frame
 from trio_ws_server.close_codes import Close
 from trio_ws_server.closing import Closing
 from trio_ws_server.config import Config
@@ -26,6 +28,7 @@ from trio_ws_server.http1 import HttpConnection
 from trio_ws_server.keepalive import Keepalive, Pings
 from trio_ws_server.logs import logger
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.handshake import ServerHandshake
 from trio_ws_server.protocol.http1 import Exchange
 from trio_ws_server.protocol.websocket import WebSocketProtocol
@@ -61,32 +64,19 @@ def upgrade(path: str, *, extension: str = "") -> bytes:
     return "\r\n".join([*fields, "", ""]).encode()
 
 
-def frame(first_byte: int, payload: bytes) -> bytes:
-    """Return a masked frame; its key is zero."""
-    size = len(payload)
-    match size:
-        case _ if size < 126:
-            length = bytes([0x80 | size])
-        case _ if size < 1 << 16:
-            length = b"\xfe" + size.to_bytes(2, "big")
-        case _:
-            length = b"\xff" + size.to_bytes(8, "big")
-    return bytes([first_byte]) + length + bytes(4) + payload
-
-
 def deflated(payload: bytes) -> bytes:
     deflate = zlib.compressobj(wbits=-15)
     return (deflate.compress(payload) + deflate.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
 
 
 def compressed(payload: bytes) -> bytes:
-    return frame(0xC1, deflated(payload))
+    return frame(frames.TEXT, deflated(payload), rsv=4)
 
 
-TEXT = frame(0x81, b"hello")
-LARGE = frame(0x82, bytes(64 * KIB))
-PING = frame(0x89, b"ping")
-CLOSE = frame(0x88, b"\x03\xe8")
+TEXT = frame(frames.TEXT, b"hello")
+LARGE = frame(frames.BINARY, bytes(SHARED_SIZE + 1))
+PING = frame(frames.PING, b"ping")
+CLOSE = close_frame(1000)
 GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\n\r\n"
 LAST_GET = b"GET /hello HTTP/1.1\r\nHost: server.test\r\nConnection: close\r\n\r\n"
 
@@ -157,14 +147,14 @@ SCENARIOS = {
             upgrade("/"),
             TEXT,
             PING,
-            frame(0x01, b"hel"),
-            frame(0x80, b"lo"),
-            frame(0x8A, b"pong"),
+            frame(frames.TEXT, b"hel", fin=False),
+            frame(frames.CONTINUATION, b"lo"),
+            frame(frames.PONG, b"pong"),
             LARGE,
             CLOSE,
         ),
     ),
-    "websocket with an invalid frame": Scenario(handler, (upgrade("/"), frame(0x83, b""))),
+    "websocket with an invalid frame": Scenario(handler, (upgrade("/"), frame(3))),
     "websocket, compressed": Scenario(
         handler,
         (
@@ -172,14 +162,16 @@ SCENARIOS = {
             compressed(b"hello"),
             compressed(b"hello")[:8],
             compressed(b"hello")[8:],
-            frame(0x41, deflated(b"hello")[:3]),
-            frame(0x80, deflated(b"hello")[3:]),
+            frame(frames.TEXT, deflated(b"hello")[:3], fin=False, rsv=4),
+            frame(frames.CONTINUATION, deflated(b"hello")[3:]),
             compressed(b"hello" * 60 * KIB),
             CLOSE,
         ),
         options={"per_message_deflate": True, "deflate_min_size": 1},
     ),
-    "websocket of an ASGI application": Scenario(app, (upgrade("/"), TEXT, frame(0x81, b"bye"), CLOSE)),
+    "websocket of an ASGI application": Scenario(
+        app, (upgrade("/"), TEXT, frame(frames.TEXT, b"bye"), CLOSE)
+    ),
     "websocket over TLS": Scenario(app, (upgrade("/"), TEXT, LARGE, CLOSE), tls=True),
     "websocket over TLS, without a poller": Scenario(
         app, (upgrade("/"), TEXT, CLOSE), tls=True, poller=False
@@ -207,26 +199,26 @@ SCENARIOS = {
         (upgrade("/", extension="permessage-deflate"),),
         options={"ping_interval": 20, "ping_timeout": 20, "per_message_deflate": True},
     ),
-    "stalled": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE)),
+    "stalled": Scenario(handler, (upgrade("/"), frame(frames.TEXT, b"flood"), PING, TEXT, CLOSE)),
     "stalled http": Scenario(app, (LAST_GET.replace(b"hello", b"large"),)),
     "full inbox": Scenario(
         handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2, "ping_interval": 0.25}
     ),
     "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
-    "evicted": Scenario(handler, (upgrade("/"), frame(0x81, b"flood")), ends="stall"),
-    "never closing": Scenario(app, (upgrade("/"), frame(0x81, b"bye")), ends="stall"),
-    "vanished": Scenario(handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish"),
+    "evicted": Scenario(handler, (upgrade("/"), frame(frames.TEXT, b"flood")), ends="stall"),
+    "never closing": Scenario(app, (upgrade("/"), frame(frames.TEXT, b"bye")), ends="stall"),
+    "vanished": Scenario(handler, (upgrade("/"), frame(frames.TEXT, b"flood"), TEXT[:3]), ends="vanish"),
     "vanished before the answer": Scenario(app, (upgrade("/unanswered"),), ends="vanish"),
     "vanished from http": Scenario(app, (GET, GET[:10]), ends="vanish"),
     "stalled, without a poller": Scenario(
-        handler, (upgrade("/"), frame(0x81, b"flood"), PING, TEXT, CLOSE), poller=False
+        handler, (upgrade("/"), frame(frames.TEXT, b"flood"), PING, TEXT, CLOSE), poller=False
     ),
     "half-closed, without a poller": Scenario(handler, (upgrade("/"), TEXT), ends="end", poller=False),
     "never closing, without a poller": Scenario(
-        app, (upgrade("/"), frame(0x81, b"bye")), ends="stall", poller=False
+        app, (upgrade("/"), frame(frames.TEXT, b"bye")), ends="stall", poller=False
     ),
     "vanished, without a poller": Scenario(
-        handler, (upgrade("/"), frame(0x81, b"flood"), TEXT[:3]), ends="vanish", poller=False
+        handler, (upgrade("/"), frame(frames.TEXT, b"flood"), TEXT[:3]), ends="vanish", poller=False
     ),
     "full inbox, without a poller": Scenario(
         handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2}, poller=False
