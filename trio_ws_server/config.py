@@ -123,13 +123,13 @@ class Config:
         checks.flag,
         "Have the client compress each message by itself.",
     )
-    # websockets, uvicorn; one in which nothing is compressed has a connection let go of its compressor's memory
+    # websockets, uvicorn
     ping_interval: float | None = _setting(
         20.0,
         "WebSocket",
         "ws-ping-interval",
         checks.seconds_or_none,
-        "Seconds between keepalive pings; 0: no pings.",
+        "Seconds between keepalive pings, at which a compressor not used since the last is let go of; 0: no pings.",
     )
     # websockets, uvicorn
     ping_timeout: float | None = _setting(

@@ -90,10 +90,11 @@ class WebSocketSession:
             except ConnectionClosed as exc:
                 raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
         else:
-            await self._go_on(type_of(event), event)
+            await self._go_on(event)
 
-    async def _go_on(self, type_: str, event: Mapping[str, Any]) -> None:
+    async def _go_on(self, event: Mapping[str, Any]) -> None:
         """Do what an event says that is no message."""
+        type_ = type_of(event)
         await pace()
         match self._phase, type_:
             case _Phase.CONNECTING, "websocket.accept":
