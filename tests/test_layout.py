@@ -38,7 +38,7 @@ ORDER = """
     transport.base transport.kernel
     transport.engine
     transport.poller transport.timers
-    peer transport.memory
+    peer memory
     listeners tls
     scheduling
     protocol.handshake protocol.websocket

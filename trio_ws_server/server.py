@@ -16,6 +16,7 @@ from trio_ws_server.close_codes import Close, CloseCode, check_close
 from trio_ws_server.connection import Connection
 from trio_ws_server.listeners import peer_address
 from trio_ws_server.logs import access_logger, logger
+from trio_ws_server.memory import keep_freed_memory
 from trio_ws_server.peer import AgreedTLS, Peer
 from trio_ws_server.scheduling import serving_nursery
 from trio_ws_server.transport import TLSStream, open_engine, open_transport
@@ -116,6 +117,7 @@ class Server:
         Calls ``started`` once everything is there that connections need.
         Cancelling it drops all connections. The listeners are closed in every case.
         """
+        keep_freed_memory()
         with self._connections_scope:
             async with (
                 open_engine() as self._engine,

@@ -20,8 +20,6 @@ from typing import TYPE_CHECKING, NoReturn, Protocol
 
 import trio
 
-from trio_ws_server.transport.memory import keep_freed_memory
-
 if TYPE_CHECKING:
     from collections.abc import Iterable, Iterator
 
@@ -209,7 +207,6 @@ def open_poller() -> Iterator[Poller | None]:
     if selector is None:
         yield None
         return
-    keep_freed_memory()
     try:
         yield Poller(selector)
     finally:

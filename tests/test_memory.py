@@ -11,7 +11,7 @@ import pytest
 
 FAULTS = """
 from resource import RUSAGE_SELF, getrusage
-from trio_ws_server.transport.memory import keep_freed_memory
+from trio_ws_server.memory import keep_freed_memory
 {call}
 for round in range(20):
     if round == 10:
