@@ -245,7 +245,12 @@ class WebSocket:
         return self._protocol.receiving and not self._transport.lost
 
     def arrival(self) -> Awaitable[object]:
-        """Wait, when awaited at once, until a message is there or none comes any more; others may take it first."""
+        """
+        Wait, when awaited at once, until a message is there or none comes any more.
+
+        Others may take it first, so this stands in a loop. A coroutine that held that loop for all who receive
+        would take 3 % of what echoing a small message does.
+        """
         if self._inbox is None and self.receiving:
             self._transport.push()
             return self._arrivals.next()
