@@ -25,6 +25,7 @@ from trio_ws_server.closing import Closing
 from trio_ws_server.config import Config
 from trio_ws_server.connection import Connection
 from trio_ws_server.http1 import HttpConnection
+from trio_ws_server.inbox import EVENTS_PER_TURN, Inbox
 from trio_ws_server.keepalive import Keepalive, Pings
 from trio_ws_server.logs import logger
 from trio_ws_server.protocol.deflate import Deflate
@@ -204,6 +205,7 @@ SCENARIOS = {
     "full inbox": Scenario(
         handler, (upgrade("/slow"), TEXT * 10, CLOSE), options={"inbox_messages": 2, "ping_interval": 0.25}
     ),
+    "more than a turn": Scenario(handler, (upgrade("/"), PING * 2 * EVENTS_PER_TURN + TEXT, CLOSE)),
     "half-closed": Scenario(handler, (upgrade("/"), TEXT), ends="end"),
     "evicted": Scenario(handler, (upgrade("/"), frame(frames.TEXT, b"flood")), ends="stall"),
     "never closing": Scenario(app, (upgrade("/"), frame(frames.TEXT, b"bye")), ends="stall"),
@@ -406,6 +408,7 @@ def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[
         Connection,
         Upgrade,
         Closing,
+        Inbox,
         Keepalive,
         Pings,
         SocketTransport,

@@ -31,6 +31,7 @@ ORDER = """
     upgrade app_errors
     logs
     websocket http1
+    inbox
     body_pace closing keepalive rate_limit
     transport
     transport.tls_socket
@@ -38,7 +39,7 @@ ORDER = """
     transport.base transport.kernel
     transport.engine
     transport.poller transport.timers
-    peer memory
+    peer memory traffic
     listeners tls
     scheduling
     protocol.handshake protocol.websocket

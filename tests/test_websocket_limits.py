@@ -18,8 +18,8 @@ from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, close_in, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
+from trio_ws_server.inbox import EVENTS_PER_TURN, PAYLOAD_PER_TURN
 from trio_ws_server.transport.stream import StreamTransport
-from trio_ws_server.websocket import EVENTS_PER_TURN, PAYLOAD_PER_TURN
 
 if TYPE_CHECKING:
     from collections.abc import AsyncGenerator

@@ -83,12 +83,13 @@ class Pings:
 class Monitored(Protocol):
     """A connection, as its keepalive knows it."""
 
-    listening_since: float
-    """Before this time, nothing of what the peer sent may have been taken."""
-
     @property
     def listening(self) -> bool:
         """Whether all that the peer sends is taken at once, so that its silence tells something."""
+
+    @property
+    def listening_since(self) -> float:
+        """Before this time, nothing of what the peer sent may have been taken."""
 
     def send_ping(self) -> SentPing | None:
         """Send a ping; None where the connection is no longer open."""

@@ -1,18 +1,15 @@
 """
-The Trio side of a WebSocket connection: messages in and out, flow control, the closing handshake.
+The Trio side of a WebSocket connection: messages in and out, pings, the closing handshake.
 
-What arrives is taken from the transport at once and put into the inbox, where tasks that receive find it; a full
-inbox pauses the transport. What is sent goes to the transport's buffer; a full buffer makes tasks that send wait.
-While messages are still unread, more is about to be sent: frames wait for each other then, to leave together. No
-task is needed but those of the application. Open, closing, closed is decided in `protocol.websocket`; here is only
-what follows from it, and in `closing` what follows for the TCP connection.
+What arrives is in the `inbox`, where tasks that receive find it. What is sent goes to the transport's buffer; a
+full buffer makes tasks that send wait. While messages are still in the inbox, more is about to be sent: frames wait
+for each other then, to leave together. Open, closing, closed is decided in `protocol.websocket`; here is only what
+follows from it, and in `closing` what follows for the TCP connection.
 """
 
 from __future__ import annotations
 
-from collections import deque
 from contextlib import closing
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Self
 
 import trio
@@ -20,11 +17,12 @@ import trio
 from trio_ws_server.close_codes import CloseCode, check_close
 from trio_ws_server.closing import Closing
 from trio_ws_server.errors import ConnectionClosedOK
+from trio_ws_server.inbox import Inbox
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
 from trio_ws_server.protocol.frames import SHARED_SIZE, payload_size
-from trio_ws_server.protocol.websocket import Ending, Internal, Ping, Pong, State
-from trio_ws_server.rate_limit import RateLimit
+from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 from trio_ws_server.scheduling import Changes, pace
+from trio_ws_server.traffic import Traffic
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable
@@ -39,34 +37,8 @@ if TYPE_CHECKING:
 MAX_PING_PAYLOAD = 125
 """RFC 6455 section 5.5."""
 
-EVENTS_PER_TURN = 64
-"""Frames that are taken before other tasks get their turn: one read can bring 40,000."""
-
-EVENTS_AT_THE_END = 4096
-"""
-Frames that are taken, into an inbox however full, when the connection is lost and no other turn comes.
-
-Inflated, they may be as large as one message, and one more.
-"""
-
-PAYLOAD_PER_TURN = 256 * 1024
-"""Bytes of payload after which a turn is over too: one read of compressed messages can inflate to 64 MiB."""
-
-PAYLOAD_PER_CALL = 64 * 1024
-"""Bytes of payload that a call which makes room for them may take on its way, and not have to give way for it."""
-
-# Members of enums, looked up once.
-_OPEN, _INTERNAL = State.OPEN, Internal.EVENT
-
-
-@dataclass(slots=True)
-class Traffic:
-    """Data messages that a connection has seen, and the bytes of their payloads (text in UTF-8)."""
-
-    messages_received: int = 0
-    bytes_received: int = 0
-    messages_sent: int = 0
-    bytes_sent: int = 0
+# The member of an enum, looked up once.
+_OPEN = State.OPEN
 
 
 class WebSocket:
@@ -94,26 +66,14 @@ class WebSocket:
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
-        self._inbox: deque[tuple[str | bytes, int]] | None = None
-        """None where it is empty, as it is most of the time: a deque takes 800 bytes."""
-        self._inbox_bytes = 0
-        self._arrivals = Changes()
-        """Of messages, or of the end of them."""
+        self.inbox = Inbox(self, transport, protocol, config, self.traffic)
         self._changes = Changes()
-        """Of all else."""
-        self._peer_eof = False
+        """Of all but what is in the inbox."""
         self._closing: Closing | None = None
         self._failing = False
-        self._reading_paused = False
-        self._paused_at = 0.0
-        self._catching_up = False
         self._compressing = False
-        self._owes_a_turn = False
-        """Whether the task that receives next is to give way to others first."""
         self._pings = Pings()
         self._pong_owed: bytes | None = None
-        self.listening_since = trio.current_time()
         self._keepalive = Keepalive(self, transport, config)
         transport.receiver = self
 
@@ -131,9 +91,10 @@ class WebSocket:
         Waits until there is one. Raises `ConnectionClosedOK` or `ConnectionClosedError` once the connection is
         closed and all that was received before has been returned. Cancelling it loses no message.
         """
-        await self.arrival()
-        while (message := self.take_message()) is None and self.receiving:
-            await self.arrival()
+        inbox = self.inbox
+        await inbox.arrival()
+        while (message := inbox.take()) is None and inbox.receiving:
+            await inbox.arrival()
         if message is None:
             raise await self._closed_error()
         return message
@@ -144,9 +105,10 @@ class WebSocket:
 
     async def __anext__(self) -> str | bytes:
         """Do as `recv` does, but end the iteration where that raises `ConnectionClosedOK`."""
-        await self.arrival()
-        while (message := self.take_message()) is None and self.receiving:
-            await self.arrival()
+        inbox = self.inbox
+        await inbox.arrival()
+        while (message := inbox.take()) is None and inbox.receiving:
+            await inbox.arrival()
         if message is None:
             error = await self._closed_error()
             raise StopAsyncIteration if isinstance(error, ConnectionClosedOK) else error
@@ -239,47 +201,10 @@ class WebSocket:
         self._send(message)
         return self._room_to_send() if transport.congested else None
 
-    @property
-    def receiving(self) -> bool:
-        """Whether a message may still come that is not in the inbox."""
-        return self._protocol.receiving and not self._transport.lost
-
-    def arrival(self) -> Awaitable[object]:
-        """
-        Wait, when awaited at once, until a message is there or none comes any more.
-
-        Others may take it first, so this stands in a loop. A coroutine that held that loop for all who receive
-        would take 3 % of what echoing a small message does.
-        """
-        if self._inbox is None and self.receiving:
-            self._transport.push()
-            return self._arrivals.next()
-        # Who had to wait has given way to others by that.
-        return trio.lowlevel.checkpoint() if self._owes_a_turn else pace()  # noqa: ASYNC105 (as for `Changes.next`)
-
-    def take_message(self) -> str | bytes | None:
-        """Return the next message; None where there is none yet, or, no longer `receiving`, none any more."""
-        self._owes_a_turn = False
-        inbox = self._inbox
-        if inbox is None:
-            if not self.receiving:
-                # One task that receives has answered what came before when it comes for more.
-                self._give_up()
-            return None
-        message, size = inbox.popleft()
-        if not inbox:
-            self._inbox = None
-        self._inbox_bytes -= size
-        if self._reading_paused and not self._inbox_full:
-            before = self._protocol.payload_received
-            self._resume_reading()
-            self._owes_a_turn = self._protocol.payload_received - before > PAYLOAD_PER_CALL
-        return message
-
     def start_closing(self, close: Close) -> None:
         """Send a close frame, without effect if the connection is not open, and go on to close it."""
         self._protocol.send_close(close)
-        self._after_protocol()
+        self.after_protocol()
 
     async def until_closed(self) -> None:
         """Wait until the TCP connection is closed. Cancelling it leaves the closing handshake to go on."""
@@ -289,7 +214,11 @@ class WebSocket:
 
     @property
     def listening(self) -> bool:
-        return not self._reading_paused and not self._catching_up
+        return self.inbox.listening
+
+    @property
+    def listening_since(self) -> float:
+        return self.inbox.listening_since
 
     def send_ping(self) -> SentPing | None:
         if self._protocol.state is not _OPEN:
@@ -307,24 +236,17 @@ class WebSocket:
 
     def ping_timed_out(self) -> None:
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
-        self._after_protocol()
+        self.after_protocol()
 
     # What the transport calls.
 
     def data_received(self, data: bytes | memoryview) -> None:
         """Take bytes from the peer."""
-        self._protocol.receive_data(data)
-        try:
-            self._take()
-        finally:
-            # Whatever goes wrong: what the memory holds next may be another connection's.
-            if isinstance(data, memoryview):
-                self._protocol.keep_data()
+        self.inbox.data_received(data)
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""
-        self._peer_eof = True
-        self._take()
+        self.inbox.end_received()
 
     def writable_again(self) -> None:
         """Send the pong that had to wait for room in the write buffer."""
@@ -335,12 +257,36 @@ class WebSocket:
 
     def connection_lost(self) -> None:
         """Take note that the transport is gone, and what it has brought before, however full the inbox is."""
-        self._peer_eof = True
         try:
-            self._take_events(EVENTS_AT_THE_END, self._config.max_message_size, overfill=True)
-            self._protocol.receive_eof()
+            self.inbox.connection_lost()
         finally:
-            self._after_protocol()
+            self.after_protocol()
+
+    # What the inbox calls.
+
+    def control_received(self, event: Ping | Pong) -> None:
+        """Answer a ping, or take note of a pong."""
+        if isinstance(event, Ping):
+            self._answer_ping(event.payload)
+        elif self._pings.answered(event.payload):
+            self._changes.announce()
+
+    def after_protocol(self) -> None:
+        """Do what follows from a call to the protocol that may have ended the open state."""
+        self.inbox.announce()
+        self._changes.announce()
+        if data := self._protocol.data_to_send():
+            self._transport.write(data)
+        if self._protocol.state is not _OPEN:
+            self._leave_open()
+        elif self._protocol.violation is not None and not self._failing:
+            self._failing = True
+            self._transport.call_at(trio.current_time() + self._config.close_timeout, self.give_up)
+
+    def give_up(self) -> None:
+        """Fail the connection for its violation, whether what came before it has been answered or not."""
+        self._protocol.give_up()
+        self.after_protocol()
 
     # How.
 
@@ -353,84 +299,6 @@ class WebSocket:
     def _over(self) -> bool:
         """Whether the connection is closed; it is, too, where a bug of ours kept that from being known."""
         return self._protocol.state is State.CLOSED or self._transport.lost
-
-    def _take(self) -> bool:
-        """
-        Take what the peer's bytes make of messages, as far as the inbox has room, and for one turn at most.
-
-        The rest waits in the protocol until reading is resumed or the next turn comes, the peer's end behind it.
-        Returns whether there is to be one.
-        """
-        caught_up = self._take_events(EVENTS_PER_TURN, PAYLOAD_PER_TURN)
-        if caught_up and self._peer_eof:
-            self._protocol.receive_eof()
-        behind = not caught_up and not self._reading_paused
-        if behind and not self._catching_up:
-            self._catching_up = True
-            self._transport.pause_reading()
-            self._transport.start_soon(self._catch_up)
-        if not self._protocol.receiving:
-            self._after_protocol()
-        return behind
-
-    def _take_events(self, most: int, payload: int, *, overfill: bool = False) -> bool:
-        """Take so many events at most, until they have had so much payload; return whether there are no more."""
-        protocol = self._protocol
-        before = protocol.payload_received
-        enough = before + payload
-        if self._rate_limit is None and not self._reading_paused:
-            config, inbox = self._config, self._inbox
-            room = config.inbox_messages if inbox is None else config.inbox_messages - len(inbox)
-            messages = protocol.next_messages(
-                min(most, room), min(payload, config.inbox_bytes - self._inbox_bytes)
-            )
-            if messages:
-                self._deliver(messages, protocol.payload_received - before)
-                most -= len(messages)
-                if not protocol.unread or protocol.payload_received >= enough:
-                    return not protocol.unread and not self._reading_paused
-        for _ in range(most):
-            if self._reading_paused and not overfill:
-                return False
-            event = protocol.next_event()
-            if event is None:
-                return True
-            if event is not _INTERNAL:
-                self._take_event(event)
-            if protocol.payload_received >= enough:
-                return not protocol.unread
-        return False
-
-    def _take_event(self, event: str | bytes | Ping | Pong) -> None:
-        if self._rate_limit is not None and not self._rate_limit.allows(trio.current_time()):
-            reason = f"more than {self._config.limit_message_rate} messages a second"
-            self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
-        elif isinstance(event, (str, bytes)):
-            # All that has come since the message before belongs to this one.
-            size = self._protocol.payload_received - self.traffic.bytes_received
-            self._deliver([(event, size)], size)
-        elif isinstance(event, Ping):
-            self._answer_ping(event.payload)
-        elif self._pings.answered(event.payload):
-            self._changes.announce()
-
-    async def _catch_up(self) -> None:
-        """Take what is there turn by turn, and nothing more from the network meanwhile."""
-        while True:
-            await trio.lowlevel.checkpoint()
-            if not self._take():
-                break
-        self._catching_up = False
-        self.listening_since = trio.current_time()
-        if not self._reading_paused:
-            self._transport.resume_reading()
-        self._changes.announce()
-
-    @property
-    def _inbox_full(self) -> bool:
-        return self._inbox is not None and (
-            self._inbox_bytes >= self._config.inbox_bytes or len(self._inbox) >= self._config.inbox_messages
-        )
 
     async def _send_in_time(self, message: str | bytes) -> None:
         # Before as well as after: one message each of many who gave up on waiting would be too much.
@@ -449,7 +317,7 @@ class WebSocket:
             self._transport.write_soon(header)
         else:
             frame = self._protocol.send_message(message)
-        if self._inbox:
+        if self.inbox.messages is not None:
             self._transport.write_soon(frame)
         else:
             self._transport.write(frame)
@@ -477,58 +345,14 @@ class WebSocket:
         if self._over:
             raise self._protocol.closed_error()
 
-    def _deliver(self, messages: list[tuple[str | bytes, int]], size: int) -> None:
-        """Put messages into the inbox, with their sizes in bytes, of which this is the sum."""
-        traffic = self.traffic
-        traffic.messages_received += len(messages)
-        traffic.bytes_received += size
-        if self._inbox is None:
-            self._inbox = deque(messages)
-        else:
-            self._inbox.extend(messages)
-        self._inbox_bytes += size
-        if self._inbox_full and not self._reading_paused:
-            self._reading_paused = True
-            self._paused_at = trio.current_time()
-            self._transport.pause_reading()
-        self._arrivals.announce()
-
-    def _resume_reading(self) -> None:
-        self._reading_paused = False
-        self.listening_since = trio.current_time()
-        if self._rate_limit is not None:
-            self._rate_limit.excuse(self.listening_since - self._paused_at)
-        self._take()
-        if not self._reading_paused and not self._catching_up:
-            self._transport.resume_reading()
-
     # Closing.
-
-    def _after_protocol(self) -> None:
-        """Do what follows from a call to the protocol that may have ended the open state."""
-        self._arrivals.announce()
-        self._changes.announce()
-        if data := self._protocol.data_to_send():
-            self._transport.write(data)
-        if self._protocol.state is not _OPEN:
-            self._leave_open()
-        elif self._protocol.violation is not None and not self._failing:
-            self._failing = True
-            self._transport.call_at(trio.current_time() + self._config.close_timeout, self._give_up)
 
     def _leave_open(self) -> None:
         if self._closing is None:
             self._keepalive.stop()
             self._closing = Closing(self._transport, self._protocol, self._config.close_timeout)
-        self._closing.go_on(peer_ended=self._peer_eof)
-        if self._reading_paused:
-            # Nothing more goes into the inbox; the peer's close frame must be seen.
-            self._resume_reading()
-
-    def _give_up(self) -> None:
-        """Fail the connection for its violation, whether what came before it has been answered or not."""
-        self._protocol.give_up()
-        self._after_protocol()
+        self._closing.go_on(peer_ended=self.inbox.peer_ended)
+        self.inbox.close()
 
     def _answer_ping(self, payload: bytes) -> None:
         # RFC 6455 section 5.5.3 allows to answer only the latest of several pings: what a peer that does not

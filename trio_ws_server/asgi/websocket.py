@@ -59,12 +59,12 @@ class WebSocketSession:
             await self._upgrade.decided_or_disconnected()
         if self._websocket is None:
             return _disconnect(Close(CloseCode.ABNORMAL_CLOSURE))
-        websocket = self._websocket
-        await websocket.arrival()
-        while (message := websocket.take_message()) is None and websocket.receiving:
-            await websocket.arrival()
+        inbox = self._websocket.inbox
+        await inbox.arrival()
+        while (message := inbox.take()) is None and inbox.receiving:
+            await inbox.arrival()
         if message is None:
-            return _disconnect(websocket.close_seen)
+            return _disconnect(self._websocket.close_seen)
         if isinstance(message, str):
             return {"type": "websocket.receive", "text": message, "bytes": None}
         return {"type": "websocket.receive", "bytes": message, "text": None}
