@@ -56,6 +56,7 @@ def _document(run: Run, arguments: argparse.Namespace, seconds: float) -> str:
         .read_text()
         .format(
             goals=report.goals(run.rounds),
+            ceilings=report.ceilings(run.rounds),
             figures=report.figures(run.rounds),
             facts=report.table_of(facts),
             failures="".join(f"- {failure.splitlines()[0]}\n" for failure in run.failures) or "None.\n",
@@ -79,7 +80,7 @@ def main() -> None:
     for number in range(1, arguments.rounds + 1):
         progress(f"-- round {number} of {arguments.rounds}")
         run.add_round()
-    print(report.goals(run.rounds), report.figures(run.rounds), sep="\n\n")
+    print(report.goals(run.rounds), report.ceilings(run.rounds), report.figures(run.rounds), sep="\n\n")
     if not (arguments.only or arguments.servers or arguments.quick):
         (HERE / "results.md").write_text(_document(run, arguments, time.monotonic() - started))
         plot.draw(run.rounds, HERE / "results.png")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from statistics import median
 from typing import TYPE_CHECKING
 
@@ -101,14 +101,28 @@ COMPARISONS = [
     for work, goal in goals.items()
 ]
 
+_LEAST = {"asgi": "least", "native": "least-native"}
+"""What bounds each of ours: see ``least.py``."""
+_LEAST_WORKS = ("small", "pipelined", "fan-out", "deflate", "connect")
+"""In which not copying counts, but what Python and Trio take."""
+
+CEILINGS = [
+    replace(comparison, ours=_LEAST[comparison.ours])
+    for comparison in COMPARISONS
+    if comparison.ours in _LEAST and comparison.work.name in _LEAST_WORKS
+]
+"""The goals, and how far they are reached by what nobody on Trio can be faster than."""
+
 YARDSTICK = "c"
 _YARDSTICK_WORKS = ("small", "pipelined", "64k", "1m", "connect")
 """What shows that the load isn't the bottleneck, and how far the machine goes."""
 
 
 def ours(work: Work) -> list[str]:
-    """Return the names of our servers that do this work."""
-    return list(dict.fromkeys(comparison.ours for comparison in COMPARISONS if comparison.work is work))
+    """Return the names of our servers that do this work, and of what bounds them."""
+    return list(
+        dict.fromkeys(comparison.ours for comparison in COMPARISONS + CEILINGS if comparison.work is work)
+    )
 
 
 def peers(work: Work) -> list[str]:
@@ -148,6 +162,12 @@ class Outcome:
         if self.comparison.work.quantity.more_is_better:
             return self.ratios.median >= self.comparison.goal
         return self.ratios.median <= self.comparison.goal
+
+
+def of_the_ceiling(ceiling: Comparison) -> Comparison:
+    """Return the comparison of ours with what bounds it."""
+    [ours] = [name for name, least in _LEAST.items() if least == ceiling.ours]
+    return Comparison(ceiling.work, ours, (ceiling.ours,))
 
 
 def outcome(comparison: Comparison, rounds: Sequence[Round]) -> Outcome | None:

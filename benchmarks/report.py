@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import comparisons
-from benchmarks.comparisons import COMPARISONS, outcome
+from benchmarks.comparisons import CEILINGS, COMPARISONS, of_the_ceiling, outcome
 from benchmarks.servers import SERVERS
 from benchmarks.works import WORKS, Quantity
 
@@ -60,7 +60,34 @@ def goals(rounds: Sequence[Round]) -> str:
     )
 
 
+def ceilings(rounds: Sequence[Round]) -> str:
+    """Return how far the goals can be reached on Trio, and how far from that ours is."""
+    rows = []
+    for ceiling in CEILINGS:
+        found, ours = outcome(ceiling, rounds), outcome(of_the_ceiling(ceiling), rounds)
+        if found is not None and ours is not None:
+            rows.append([*_ratio_cells(found), f"{ours.ratios.median:.2f}", _cpu_cell(ours.cpu)])
+    return _table(
+        [
+            "server",
+            "work",
+            "best of the peers",
+            "goal",
+            "ratio",
+            "spread",
+            "met",
+            "ours to the least",
+            "CPU a message",
+        ],
+        rows,
+    )
+
+
 def _goal_row(found: Outcome) -> list[str]:
+    return [*_ratio_cells(found), _cpu_cell(found.cpu)]
+
+
+def _ratio_cells(found: Outcome) -> list[str]:
     comparison, ratios = found.comparison, found.ratios
     return [
         SERVERS[comparison.ours].title.removeprefix("trio-ws-server, "),
@@ -70,7 +97,6 @@ def _goal_row(found: Outcome) -> list[str]:
         f"**{ratios.median:.2f}**",
         f"{min(ratios.values):.2f}..{max(ratios.values):.2f}",
         {True: "yes", False: "no", None: ""}[found.met],
-        _cpu_cell(found.cpu),
     ]
 
 

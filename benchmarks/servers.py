@@ -86,6 +86,14 @@ def _peer(name: str) -> Callable[[Work, int], list[str]]:
     return command
 
 
+def _least(api: str) -> Callable[[Work, int], list[str]]:
+    def command(work: Work, port: int) -> list[str]:
+        compression = "deflate" if work.deflate else "off"
+        return [sys.executable, "-m", "benchmarks.least", api, work.app, str(port), compression]
+
+    return command
+
+
 def _yardstick(_work: Work, port: int) -> list[str]:
     return [str(ECHO), str(port)]
 
@@ -127,6 +135,8 @@ SERVERS = {
             "websockets-uvloop", "websockets + uvloop", ("websockets", "uvloop"), _peer("websockets_uvloop")
         ),
         Server("picows", "picows + uvloop", ("picows", "uvloop"), _peer("picows"), has_deflate=False),
+        Server("least", "the least on Trio, ASGI", ("trio", "h11", "websockets"), _least("asgi")),
+        Server("least-native", "the least on Trio, native", ("trio", "h11", "websockets"), _least("native")),
         Server("c", "C on epoll", (), _yardstick, has_deflate=False),
     ]
 }

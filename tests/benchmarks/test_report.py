@@ -54,6 +54,18 @@ def test_a_goal_that_is_missed_says_so() -> None:
     assert dict(zip(headings, row, strict=True))["met"] == "no"
 
 
+def test_a_ceiling_says_whether_the_goal_is_in_reach_and_how_far_ours_is_from_it() -> None:
+    least = {("small", "least"): Measurement(rate=200, cpu_seconds=1 / 200)}
+
+    headings, row = rows(report.ceilings([rates(150, 100) | least]))
+
+    cells = dict(zip(headings, row, strict=True))
+    assert (cells["server"], cells["best of the peers"]) == ("the least on Trio, ASGI", "granian")
+    assert (cells["goal"], cells["ratio"], cells["met"]) == ("≥ 1.3", "**2.00**", "yes")
+    assert cells["ours to the least"] == "0.75"
+    assert cells["CPU a message"] == "1.33 of the least on Trio, ASGI"
+
+
 def test_what_has_no_goal_is_told_without_one() -> None:
     headings, row = rows(report.goals([PINGS]))
 
