@@ -2,7 +2,7 @@
 Writes the spec of one run: `spec SPEC SUBJECT PORT REPORTS [PATTERN...]`.
 
 What goes to standard output is SPEC with this subject alone, at this port; with the folder for the reports; and
-with the name of each case to run: those that match a pattern, or a quick choice where there is no pattern.
+with the name of each case to run: those that match a pattern, or, where there is none, a quick choice for it.
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ def main(template: str, subject: str, port: str, reports: str, *patterns: str) -
     spec = json.loads(Path(template).read_text())
     url = f"ws://127.0.0.1:{port}"
     if "servers" in spec:
-        spec["servers"] = [server | {"url": url} for server in spec["servers"] if server["agent"] == subject]
+        spec["servers"] = [{"agent": subject, "url": url}]
     else:
         spec["url"] = url
     spec["outdir"] = reports
-    spec["cases"] = matching(patterns) if patterns else quick()
+    spec["cases"] = matching(patterns) if patterns else quick(subject)
     print(json.dumps(spec, indent=4))
 
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -15,6 +17,7 @@ from compliance.autobahn.check import differences, figures
 from compliance.autobahn.check import main as check
 
 SPECS = Path(spec.__file__).parent
+ROOT = SPECS.parents[1]
 
 
 def result(case: str, behavior: str = "OK", closing: str = "OK") -> dict[str, Any]:
@@ -31,12 +34,32 @@ def test_only_ok_and_informational_are_ever_expected() -> None:
 
 
 def test_the_quick_choice_leaves_out_four_of_five_cases_with_compression_and_no_others() -> None:
-    chosen = quick()
+    chosen = quick("asgi")
     left_out = [case for case in EXPECTED if case not in chosen]
     assert {case.partition(".")[0] for case in left_out} == {"12", "13"}
     slow = [case for case in matching(["12.*", "13.*"]) if case in chosen]
     assert slow[:4] == ["12.1.5", "12.1.10", "12.1.15", "12.2.2"]
     assert len(left_out) == 216 - 43
+
+
+def test_where_something_is_missing_it_leaves_out_all_cases_with_compression() -> None:
+    left_out = {case.partition(".")[0] for case in EXPECTED if case not in quick("asgi-streams")}
+    assert left_out == {"12", "13"}
+
+
+@pytest.mark.parametrize(
+    ("what", "left"),
+    [("poller", "False True"), ("masking", "True False"), ("poller,masking", "False False")],
+)
+def test_what_is_to_be_missing_is(what: str, left: str) -> None:
+    program = f"""
+from compliance.autobahn.without import take_away
+take_away({what!r})
+from trio_ws_server.protocol import frames
+from trio_ws_server.transport import poller
+print(poller.open_selector() is not None, frames.mask is not frames.mask_in_python)
+"""
+    assert subprocess.check_output([sys.executable, "-c", program], cwd=ROOT, text=True).strip() == left
 
 
 def test_patterns_choose_the_cases_of_a_section_and_keep_their_order() -> None:
