@@ -6,6 +6,7 @@ import asyncio
 import gc
 import logging
 import tracemalloc
+import weakref
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
@@ -504,6 +505,30 @@ async def test_a_handshake_whose_frames_were_not_all_kept_is_over(caplog: pytest
             await client.send(FRAME[500:] + FRAME * 100)
     assert received == []
     assert logged_errors(caplog) == []
+
+
+async def test_of_a_websocket_accepted_on_a_lost_connection_nothing_is_left_to_the_garbage_collector() -> (
+    None
+):
+    accepted = []
+
+    async def accept_too_late(upgrade: Upgrade) -> None:
+        upgrade.http.transport.abort()
+        websocket = upgrade.accept()
+        accepted.append(weakref.ref(websocket))
+        with suppress(ConnectionClosedError):
+            await websocket.recv()
+
+    gc.disable()
+    try:
+        async with serving(App(websocket=accept_too_late)) as client:
+            await client.send(upgrade_and()[1])
+            await client.receive_all()
+        # It has our end as well.
+        del client
+        assert [websocket() for websocket in accepted] == [None]
+    finally:
+        gc.enable()
 
 
 async def test_frames_sent_far_ahead_of_the_answer_all_arrive_where_nobody_waits_for_the_disconnect() -> None:

@@ -286,12 +286,18 @@ async def test_iteration_raises_where_the_connection_ended_otherwise() -> None:
 
 
 @roles
-async def test_of_a_connection_that_is_over_nothing_is_left_to_the_garbage_collector(client: bool) -> None:
+@pytest.mark.parametrize("last", [[CloseConnection(1000)], []], ids=["closed", "vanished"])
+async def test_of_a_connection_that_is_over_nothing_is_left_to_the_garbage_collector(
+    client: bool, last: list[Event]
+) -> None:
     gc.disable()
     try:
         async with opened(client=client, ping_interval=20) as (websocket, peer):
-            await peer.send(CloseConnection(1000))
+            await peer.send(*last)
             await peer.vanish()
+            with suppress(ConnectionClosedError):
+                async for _ in websocket:
+                    pass
             await websocket.close()
             kept = weakref.ref(websocket)
             del websocket

@@ -223,7 +223,9 @@ class HttpConnection:
             self.transport.resume_reading()
         if leftover := self._exchange.take_leftover():
             receiver.data_received(leftover)
-        if self._eof:
+        if self.transport.lost:
+            receiver.connection_lost()
+        elif self._eof:
             receiver.eof_received()
         self._changes.announce()
         # Nobody asks for them any more, and what h11 holds would stay as long as the connection.

@@ -110,8 +110,7 @@ class WebSocket:
         while (message := inbox.take()) is None and inbox.receiving:
             await inbox.arrival()
         if message is None:
-            error = await self._closed_error()
-            raise StopAsyncIteration if isinstance(error, ConnectionClosedOK) else error
+            raise _in_iteration(await self._closed_error())
         return message
 
     async def send(self, message: str | bytes | bytearray | memoryview) -> None:
@@ -361,3 +360,8 @@ class WebSocket:
             self._pong_owed = payload
         elif self._protocol.state is _OPEN:
             self._transport.write(self._protocol.send_pong(payload))
+
+
+def _in_iteration(error: ConnectionClosed) -> Exception:
+    """Return what an iteration ends with: had that a name where it is raised, each would keep the other alive."""
+    return StopAsyncIteration() if isinstance(error, ConnectionClosedOK) else error
