@@ -208,6 +208,14 @@ async def test_any_other_error_of_a_listener_comes_out_of_the_server() -> None:
             await trio.sleep_forever()
 
 
+async def test_the_server_keeps_the_memory_of_large_messages(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[str] = []
+    monkeypatch.setattr("trio_ws_server.server.keep_freed_memory", lambda: calls.append("kept"))
+    async with running(Hello()):
+        await wait_all_tasks_blocked()
+        assert calls == ["kept"]
+
+
 async def test_the_server_knows_its_addresses() -> None:
     async with running(Hello()) as (server, _):
         assert server.addresses == [("192.0.2.2", 80)]

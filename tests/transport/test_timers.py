@@ -18,7 +18,7 @@ from trio_ws_server.scheduling import Changes
 from trio_ws_server.transport.timers import CALLS_PER_TURN, Timer, Timers
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
+    from collections.abc import AsyncGenerator, Callable
 
 
 @asynccontextmanager
@@ -139,6 +139,22 @@ async def test_of_one_that_is_cancelled_what_it_would_have_called_is_not_kept() 
     del calls
     gc.collect()
     assert kept() is None
+
+
+async def test_of_one_that_was_due_nothing_is_kept(autojump_clock: MockClock) -> None:
+    class Owner:
+        def timer_is_due(self, timer: Timer, callback: Callable[[], None]) -> None:
+            callback()
+
+    calls, owner = Calls(), Owner()
+    kept = weakref.ref(calls), weakref.ref(owner)
+    async with running() as timers:
+        timer = timers.call_at(1, partial(calls.note, "due"), owner)
+        await trio.sleep(2)
+        del calls, owner
+        gc.collect()
+        assert [kept_one() for kept_one in kept] == [None, None]
+        timer.cancel()
 
 
 async def test_of_many_that_are_cancelled_few_are_kept(autojump_clock: MockClock) -> None:
