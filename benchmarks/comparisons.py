@@ -102,7 +102,7 @@ COMPARISONS = [
 ]
 
 _LEAST = {"asgi": "least", "native": "least-native"}
-"""What bounds each of ours: see ``least.py``."""
+"""What each of ours is measured by: see ``least.py``."""
 _LEAST_WORKS = ("small", "pipelined", "fan-out", "deflate", "connect")
 """In which not copying counts, but what Python and Trio take."""
 
@@ -111,7 +111,7 @@ CEILINGS = [
     for comparison in COMPARISONS
     if comparison.ours in _LEAST and comparison.work.name in _LEAST_WORKS
 ]
-"""The goals, and how far they are reached by what nobody on Trio can be faster than."""
+"""The goals, and how far they are reached by a server on Trio that does next to nothing."""
 
 YARDSTICK = "c"
 _YARDSTICK_WORKS = ("small", "pipelined", "64k", "1m", "connect")
@@ -119,7 +119,7 @@ _YARDSTICK_WORKS = ("small", "pipelined", "64k", "1m", "connect")
 
 
 def ours(work: Work) -> list[str]:
-    """Return the names of our servers that do this work, and of what bounds them."""
+    """Return the names of our servers that do this work, and of what they are measured by."""
     return list(
         dict.fromkeys(comparison.ours for comparison in COMPARISONS + CEILINGS if comparison.work is work)
     )
@@ -165,7 +165,7 @@ class Outcome:
 
 
 def of_the_ceiling(ceiling: Comparison) -> Comparison:
-    """Return the comparison of ours with what bounds it."""
+    """Return the comparison of ours with what it is measured by."""
     [ours] = [name for name, least in _LEAST.items() if least == ceiling.ours]
     return Comparison(ceiling.work, ours, (ceiling.ours,))
 

@@ -1,10 +1,10 @@
 """
-The least that a server on Trio can do: what bounds every one that is written in Python, ours as well.
+The least that a server on Trio can do: a measure of what Trio, Python and the kernel leave of a goal.
 
 It does what Trio, the kernel and the application ask for, and of what the protocol asks for only what the small
 messages of this load need. It checks nothing, limits nothing, waits for nobody who reads slowly, cancels nothing,
-pings nobody, and never gives way: nobody could use it. A goal that it does not reach, no better code of ours could
-reach either; what ours takes beyond it, it takes for all those.
+pings nobody, and never gives way: nobody could use it. A goal that it hardly reaches is hardly in reach for a
+server that does all that. Requests are parsed by h11, as ours are.
 """
 
 from __future__ import annotations

@@ -77,7 +77,7 @@ def ceilings(rounds: Sequence[Round]) -> str:
             "spread",
             "met",
             "ours to the least",
-            "CPU a message",
+            "our CPU a message",
         ],
         rows,
     )

@@ -63,7 +63,7 @@ def test_a_ceiling_says_whether_the_goal_is_in_reach_and_how_far_ours_is_from_it
     assert (cells["server"], cells["best of the peers"]) == ("the least on Trio, ASGI", "granian")
     assert (cells["goal"], cells["ratio"], cells["met"]) == ("≥ 1.3", "**2.00**", "yes")
     assert cells["ours to the least"] == "0.75"
-    assert cells["CPU a message"] == "1.33 of the least on Trio, ASGI"
+    assert cells["our CPU a message"] == "1.33 of the least on Trio, ASGI"
 
 
 def test_what_has_no_goal_is_told_without_one() -> None:
