@@ -2,7 +2,8 @@
 What the peer sends, on its way to the tasks that receive it.
 
 What arrives is taken from the transport at once and made into messages, in turns where it is much. Here they wait
-until tasks take them; an inbox that is full pauses the transport. No task is needed but those of the application.
+until tasks take them; an inbox that is full pauses the transport. No task is needed but those of the application,
+as long as no more has come than one turn takes.
 """
 
 from __future__ import annotations
