@@ -129,6 +129,17 @@ async def test_the_answers_to_messages_that_came_together_leave_in_one_send(unpa
         assert len(sends) == 1
 
 
+async def test_the_pongs_to_pings_that_came_together_leave_in_one_send() -> None:
+    pings = [Ping(b"%d" % number) for number in range(10)]
+    async with with_unread_messages() as (_, peer, witness):
+        with noted_sends() as sends:
+            await peer.send(*pings)
+            await wait_all_tasks_blocked()
+        pongs = witness.unread()
+        assert frames(pongs) == [Pong(ping.payload) for ping in pings]
+        assert pongs in sends
+
+
 async def test_answers_leave_as_soon_as_the_application_waits_for_more_messages(unpaced: None) -> None:
     application = trio.lowlevel.current_task()
     seen: list[list[str]] = []

@@ -359,7 +359,8 @@ class WebSocket:
         if self._transport.congested:
             self._pong_owed = payload
         elif self._protocol.state is _OPEN:
-            self._transport.write(self._protocol.send_pong(payload))
+            # Soon, since those to all pings of one read then leave together: over TLS, as one record.
+            self._transport.write_soon(self._protocol.send_pong(payload))
 
 
 def _in_iteration(error: ConnectionClosed) -> Exception:
