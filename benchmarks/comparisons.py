@@ -106,12 +106,22 @@ _LEAST = {"asgi": "least", "native": "least-native"}
 _LEAST_WORKS = ("small", "pipelined", "fan-out", "deflate", "connect")
 """In which not copying counts, but what Python and Trio take."""
 
+
+@dataclass(frozen=True)
+class Ceiling:
+    """How far a goal can be reached on Trio, and how far from that ours is."""
+
+    least: Comparison
+    """Of the server that does next to nothing with the peers."""
+    ours: Comparison
+    """Of ours with that server."""
+
+
 CEILINGS = [
-    replace(comparison, ours=_LEAST[comparison.ours])
+    Ceiling(replace(comparison, ours=least), Comparison(comparison.work, comparison.ours, (least,)))
     for comparison in COMPARISONS
-    if comparison.ours in _LEAST and comparison.work.name in _LEAST_WORKS
+    if (least := _LEAST.get(comparison.ours)) is not None and comparison.work.name in _LEAST_WORKS
 ]
-"""The goals, and how far they are reached by a server on Trio that does next to nothing."""
 
 YARDSTICK = "c"
 _YARDSTICK_WORKS = ("small", "pipelined", "64k", "1m", "connect")
@@ -120,9 +130,8 @@ _YARDSTICK_WORKS = ("small", "pipelined", "64k", "1m", "connect")
 
 def ours(work: Work) -> list[str]:
     """Return the names of our servers that do this work, and of what they are measured by."""
-    return list(
-        dict.fromkeys(comparison.ours for comparison in COMPARISONS + CEILINGS if comparison.work is work)
-    )
+    compared = COMPARISONS + [ceiling.least for ceiling in CEILINGS]
+    return list(dict.fromkeys(comparison.ours for comparison in compared if comparison.work is work))
 
 
 def peers(work: Work) -> list[str]:
@@ -162,12 +171,6 @@ class Outcome:
         if self.comparison.work.quantity.more_is_better:
             return self.ratios.median >= self.comparison.goal
         return self.ratios.median <= self.comparison.goal
-
-
-def of_the_ceiling(ceiling: Comparison) -> Comparison:
-    """Return the comparison of ours with what it is measured by."""
-    [ours] = [name for name, least in _LEAST.items() if least == ceiling.ours]
-    return Comparison(ceiling.work, ours, (ceiling.ours,))
 
 
 def outcome(comparison: Comparison, rounds: Sequence[Round]) -> Outcome | None:

@@ -7,7 +7,7 @@ from statistics import median
 from typing import TYPE_CHECKING
 
 from benchmarks import comparisons
-from benchmarks.comparisons import CEILINGS, COMPARISONS, of_the_ceiling, outcome
+from benchmarks.comparisons import CEILINGS, COMPARISONS, outcome
 from benchmarks.servers import SERVERS
 from benchmarks.works import WORKS, Quantity
 
@@ -64,7 +64,7 @@ def ceilings(rounds: Sequence[Round]) -> str:
     """Return how far the goals can be reached on Trio, and how far from that ours is."""
     rows = []
     for ceiling in CEILINGS:
-        found, ours = outcome(ceiling, rounds), outcome(of_the_ceiling(ceiling), rounds)
+        found, ours = outcome(ceiling.least, rounds), outcome(ceiling.ours, rounds)
         if found is not None and ours is not None:
             rows.append([*_ratio_cells(found), f"{ours.ratios.median:.2f}", _cpu_cell(ours.cpu)])
     return _table(
