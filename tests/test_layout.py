@@ -45,6 +45,7 @@ ORDER = """
     protocol.handshake protocol.websocket
     protocol.http1 protocol.payload protocol.wsproto_frames
     protocol.deflate protocol.frames
+    protocol.deflate_streams
     protocol.violation protocol.text protocol.binary protocol.allowed
     config
     checks importer

@@ -4,22 +4,10 @@ permessage-deflate (RFC 7692) as a wsproto extension, in place of wsproto's own.
 Nothing that a peer sends makes this raise, or inflate further than the largest message allowed. What belongs
 to a message (is it compressed, how much may it still inflate to) is kept apart from what belongs to a frame,
 because control frames come between the frames of a message.
-
-The zlib streams are made on first use: a connection that has compressed nothing holds none. The compressor, of
-38,952 bytes at the defaults, is let go of again where nothing is compressed from one keepalive ping to the next.
-The message after that takes no longer, but 1 KiB of JSON becomes 366 bytes instead of 256. The decompressor, of
-11,488 bytes, stays, unless the peer has agreed not to refer back.
-
-Python's zlib, since others are faster with large messages alone. Among 100 connections, 1 KiB of JSON compresses
-in 28 µs, and a compressor holds 37 KiB. With zlib-ng (1.1), whose hash table takes 128 KiB at any memory level,
-these are 45 µs and 160 KiB. isal (1.9) has no levels above 3, and does not tell what is left where output is
-bounded.
 """
 
 from __future__ import annotations
 
-import sys
-import zlib
 from typing import TYPE_CHECKING
 
 from wsproto.events import RejectConnection
@@ -27,7 +15,7 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 from wsproto.utilities import RemoteProtocolError
 
-from trio_ws_server.close_codes import CloseCode
+from trio_ws_server.protocol.deflate_streams import LARGEST_WINDOW, STEP_SIZE, Compressor, Decompressor
 from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
@@ -41,19 +29,8 @@ if TYPE_CHECKING:
 _SWITCHES = ("server_no_context_takeover", "client_no_context_takeover")
 _WINDOWS = ("server_max_window_bits", "client_max_window_bits")
 _WINDOW_BITS = {form: bits for bits in range(8, 16) for form in (str(bits), f'"{bits}"')}
-_LARGEST_WINDOW = 15
 # zlib inflates with a window of 8 bits, but does not compress with one: it refuses, or takes 9 without a word.
 _SMALLEST_WINDOW = 9
-
-# RFC 7692 section 7.2.1: the end of every flushed message, cut off by the sender, put back by the receiver.
-_TAIL = b"\x00\x00\xff\xff"
-
-# zlib hands back what follows a final block as a copy. Pieces keep that copy small, else the time that a
-# message of empty final blocks takes, 2 bytes each, would grow with the square of its size.
-_PIECE_SIZE = 4096
-
-_STEP_SIZE = 32 * 1024
-"""Bytes compressed in one step, of 1 ms or so: a message of 16 MiB takes half a second."""
 
 
 class Deflate(Extension):
@@ -81,8 +58,8 @@ class Deflate(Extension):
     def __init__(self, config: Config) -> None:
         self._config = config
         self._enabled = False
-        self._compressor = _Compressor(config)
-        self._decompressor = _Decompressor(config.max_message_size)
+        self._compressor = Compressor(config)
+        self._decompressor = Decompressor(config.max_message_size)
         self._within_message = False
         self._message_is_compressed = False
         self._frame_is_control = False
@@ -118,7 +95,7 @@ class Deflate(Extension):
             # must not be answered; the server's might be, but not every client would have it.
             for window in _WINDOWS:
                 if window in offered:
-                    agreed[window] = min(offered[window] or _LARGEST_WINDOW, self._config.deflate_window_bits)
+                    agreed[window] = min(offered[window] or LARGEST_WINDOW, self._config.deflate_window_bits)
             self._enable("server", "client", agreed)
         except ValueError:
             return None
@@ -159,13 +136,13 @@ class Deflate(Extension):
         """Raise ``ValueError`` if zlib cannot compress with the window agreed on."""
         # Section 7.1.2.2: a client's window is no larger than it offered, even where the server allows more.
         own_bits = min(
-            agreed.get(f"{own}_max_window_bits") or _LARGEST_WINDOW, self._config.deflate_window_bits
+            agreed.get(f"{own}_max_window_bits") or LARGEST_WINDOW, self._config.deflate_window_bits
         )
         if own_bits < _SMALLEST_WINDOW:
             raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
         self._compressor.window_bits = own_bits
         self._compressor.keeps_context = f"{own}_no_context_takeover" not in agreed
-        self._decompressor.window_bits = agreed.get(f"{peer}_max_window_bits") or _LARGEST_WINDOW
+        self._decompressor.window_bits = agreed.get(f"{peer}_max_window_bits") or LARGEST_WINDOW
         self._decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
         self._enabled = True
 
@@ -178,7 +155,7 @@ class Deflate(Extension):
     @property
     def steps_above(self) -> int:
         """The size above which a message is to be compressed ahead of its sending, step by step."""
-        return max(_STEP_SIZE, self._config.deflate_min_size)
+        return max(STEP_SIZE, self._config.deflate_min_size)
 
     def compress_ahead(self, data: bytes) -> Generator[None]:
         """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
@@ -248,98 +225,6 @@ class Deflate(Extension):
             return self._decompressor.inflate(data, last=last)
         except Violation as violation:
             return CloseReason(violation.code)
-
-
-class _Compressor:
-    """The stream of what is sent (RFC 7692 section 7.2.1)."""
-
-    __slots__ = ("_ahead", "_config", "_idle", "_stream", "keeps_context", "window_bits")
-
-    def __init__(self, config: Config) -> None:
-        self._config = config
-        self._ahead: tuple[zlib._Compress, list[bytes]] | None = None
-        self._idle = True
-        self._stream: zlib._Compress | None = None
-        self.window_bits = config.deflate_window_bits
-        self.keeps_context = True
-
-    def compress(self, data: str | bytes) -> bytes:
-        if self._ahead is None:
-            stream = self._stream or self._fresh()
-            pieces = [stream.compress(data.encode() if isinstance(data, str) else data)]
-        else:
-            (stream, pieces), self._ahead = self._ahead, None
-        pieces.append(stream.flush(zlib.Z_SYNC_FLUSH).removesuffix(_TAIL))
-        self._stream = stream if self.keeps_context else None
-        self._idle = False
-        return b"".join(pieces)
-
-    def compress_ahead(self, data: bytes) -> Generator[None]:
-        # On a stream of its own, which is the connection's once the message is sent: nothing is to be undone.
-        stream = self._fresh() if self._stream is None else self._stream.copy()
-        pieces = []
-        for start in range(0, len(data), _STEP_SIZE):
-            pieces.append(stream.compress(data[start : start + _STEP_SIZE]))
-            yield
-        self._ahead = stream, pieces
-
-    def forget_if_idle(self) -> None:
-        if self._idle:
-            self._stream = None
-        self._idle = True
-
-    def _fresh(self) -> zlib._Compress:
-        return zlib.compressobj(
-            self._config.deflate_level, zlib.DEFLATED, -self.window_bits, self._config.deflate_mem_level
-        )
-
-
-class _Decompressor:
-    """The stream of what is received (RFC 7692 section 7.2.2), inflated to a byte above the limit at most."""
-
-    __slots__ = ("_max_message_size", "_room", "_stream", "keeps_context", "window_bits")
-
-    def __init__(self, max_message_size: int) -> None:
-        # zlib counts in ssize_t, and is asked for one byte more than there is room for.
-        self._max_message_size = min(max_message_size, sys.maxsize - 1)
-        self._room = 0
-        self._stream: zlib._Decompress | None = None
-        self.window_bits = _LARGEST_WINDOW
-        self.keeps_context = True
-
-    def start(self) -> None:
-        self._room = self._max_message_size
-
-    def inflate(self, data: bytes, *, last: bool) -> bytes:
-        """Return what the data inflates to, and if it is the message's last, its end. Raises `Violation`."""
-        inflated = []
-        for start in range(0, len(data) + last, _PIECE_SIZE):
-            piece = data[start : start + _PIECE_SIZE]
-            ends = last and len(piece) < _PIECE_SIZE
-            if ends:
-                piece += _TAIL
-            while piece:
-                if self._stream is None:
-                    if ends and piece == _TAIL:
-                        # There is no block to end: the payload was empty, or stopped right after a final block.
-                        break
-                    self._stream = zlib.decompressobj(-self.window_bits)
-                try:
-                    # Asked for a byte too many, zlib either passes the limit or takes in all of the piece.
-                    inflated.append(self._stream.decompress(piece, self._room + 1))
-                except zlib.error:
-                    raise Violation(CloseCode.INVALID_DATA) from None
-                self._room -= len(inflated[-1])
-                if self._room < 0:
-                    raise Violation(CloseCode.MESSAGE_TOO_BIG)
-                # Sections 7.2.1 and 7.2.3.4: a final block (BFINAL) ends the stream, and at the next byte
-                # another one begins, with an empty window: a sender on zlib cannot begin it otherwise.
-                piece = self._stream.unused_data
-                if self._stream.eof:
-                    self._stream = None
-        if last and not self.keeps_context:
-            self._stream = None
-        return b"".join(inflated)
 
 
 def _parse(extension: str, *, valueless: Collection[str]) -> dict[str, int | None]:
