@@ -90,7 +90,8 @@ def receive(pieces: Iterable[bytes], client: bool, closing: bool, in_runs: bool)
     for piece in pieces:
         end.receive_data(piece)
         if in_runs:
-            events += [message for message, _ in end.next_messages(len(piece), len(piece) + 1)]
+            messages, _ = end.next_messages(len(piece), len(piece) + 1)
+            events += [message for message, _ in messages]
         while (event := end.next_event()) is not None:
             if event is not Internal.EVENT:
                 events.append(event)

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from trio_ws_server.config import Config
     from trio_ws_server.protocol.websocket import WebSocketProtocol
-    from trio_ws_server.traffic import Traffic
     from trio_ws_server.transport import Transport
 
 EVENTS_PER_TURN = 64
@@ -77,7 +76,6 @@ class Inbox:
 
     __slots__ = (
         "_arrivals",
-        "_bytes",
         "_catching_up",
         "_config",
         "_owes_a_turn",
@@ -86,10 +84,12 @@ class Inbox:
         "_protocol",
         "_rate_limit",
         "_reading_paused",
-        "_traffic",
+        "_room",
         "_transport",
+        "bytes_received",
         "listening_since",
         "messages",
+        "messages_received",
         "peer_ended",
     )
 
@@ -99,10 +99,12 @@ class Inbox:
         transport: Transport,
         protocol: WebSocketProtocol,
         config: Config,
-        traffic: Traffic,
     ) -> None:
         self.messages: deque[tuple[str | bytes, int]] | None = None
         """Each with its size in bytes; None where there is none, as most of the time: a deque takes 800 bytes."""
+        self.messages_received = 0
+        self.bytes_received = 0
+        """All so far, taken or not."""
         self.peer_ended = False
         """Whether nothing more comes from the network."""
         self.listening_since = trio.current_time()
@@ -111,9 +113,9 @@ class Inbox:
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self._traffic = traffic
         self._rate_limit = None if config.limit_message_rate is None else RateLimit(config.limit_message_rate)
-        self._bytes = 0
+        self._room = config.inbox_bytes
+        """For how many bytes more; negative where the last message has taken more than there was."""
         self._arrivals = Changes()
         """Of messages, or of the end of them."""
         self._reading_paused = False
@@ -154,7 +156,7 @@ class Inbox:
         message, size = messages.popleft()
         if not messages:
             self.messages = None
-        self._bytes -= size
+        self._room += size
         if self._reading_paused and not self._full:
             before = self._protocol.payload_received
             self._resume_reading()
@@ -225,17 +227,20 @@ class Inbox:
     def _take_events(self, most: int, payload: int, *, overfill: bool = False) -> bool:
         """Take so many events at most, until they have had so much payload; return whether there are no more."""
         protocol = self._protocol
-        before = protocol.payload_received
-        enough = before + payload
         if self._rate_limit is None and not self._reading_paused:
-            config, waiting = self._config, self.messages
-            room = config.inbox_messages if waiting is None else config.inbox_messages - len(waiting)
-            messages = protocol.next_messages(min(most, room), min(payload, config.inbox_bytes - self._bytes))
+            waiting = 0 if self.messages is None else len(self.messages)
+            messages, size = protocol.next_messages(
+                min(most, self._config.inbox_messages - waiting), min(payload, self._room)
+            )
             if messages:
-                self._put(messages, protocol.payload_received - before)
+                self._put(messages, size)
+                if not protocol.unread:
+                    return not self._reading_paused
                 most -= len(messages)
-                if not protocol.unread or protocol.payload_received >= enough:
-                    return not protocol.unread and not self._reading_paused
+                payload -= size
+                if payload <= 0:
+                    return False
+        enough = protocol.payload_received + payload
         for _ in range(most):
             if self._reading_paused and not overfill:
                 return False
@@ -254,7 +259,7 @@ class Inbox:
             self._protocol.fail(CloseCode.POLICY_VIOLATION, reason, Ending.PROTOCOL_ERROR)
         elif isinstance(event, (str, bytes)):
             # All that has come since the message before belongs to this one.
-            size = self._protocol.payload_received - self._traffic.bytes_received
+            size = self._protocol.payload_received - self.bytes_received
             self._put([(event, size)], size)
         else:
             self._owner.control_received(event)
@@ -272,14 +277,13 @@ class Inbox:
 
     def _put(self, messages: list[tuple[str | bytes, int]], size: int) -> None:
         """Have messages wait, with their sizes in bytes, of which this is the sum."""
-        traffic = self._traffic
-        traffic.messages_received += len(messages)
-        traffic.bytes_received += size
+        self.messages_received += len(messages)
+        self.bytes_received += size
         if self.messages is None:
             self.messages = deque(messages)
         else:
             self.messages.extend(messages)
-        self._bytes += size
+        self._room -= size
         if self._full and not self._reading_paused:
             self._reading_paused = True
             self._paused_at = trio.current_time()
@@ -288,8 +292,8 @@ class Inbox:
 
     @property
     def _full(self) -> bool:
-        return self.messages is not None and (
-            self._bytes >= self._config.inbox_bytes or len(self.messages) >= self._config.inbox_messages
+        return self._room <= 0 or (
+            self.messages is not None and len(self.messages) >= self._config.inbox_messages
         )
 
     def _resume_reading(self) -> None:

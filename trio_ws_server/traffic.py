@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from typing import NamedTuple
 
 
-@dataclass(slots=True)
-class Traffic:
-    """Data messages that a connection has seen, and the bytes of their payloads (text in UTF-8)."""
+class Traffic(NamedTuple):
+    """Data messages that a connection has seen so far, and the bytes of their payloads (text in UTF-8)."""
 
-    messages_received: int = 0
-    bytes_received: int = 0
-    messages_sent: int = 0
-    bytes_sent: int = 0
+    messages_received: int
+    bytes_received: int
+    messages_sent: int
+    bytes_sent: int

@@ -19,7 +19,7 @@ from trio_ws_server.closing import Closing
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.inbox import Inbox
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
-from trio_ws_server.protocol.frames import SHARED_SIZE, payload_size
+from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 from trio_ws_server.scheduling import Changes, pace
 from trio_ws_server.traffic import Traffic
@@ -62,11 +62,10 @@ class WebSocket:
         self.request = request
         self.subprotocol = subprotocol
         """The subprotocol agreed on, None if there is none."""
-        self.traffic = Traffic()
         self._transport = transport
         self._protocol = protocol
         self._config = config
-        self.inbox = Inbox(self, transport, protocol, config, self.traffic)
+        self.inbox = Inbox(self, transport, protocol, config)
         self._changes = Changes()
         """Of all but what is in the inbox."""
         self._closing: Closing | None = None
@@ -75,6 +74,7 @@ class WebSocket:
         self._pings = Pings()
         self._pong_owed: bytes | None = None
         self._keepalive = Keepalive(self, transport, config)
+        self.data_received = self.inbox.data_received
         transport.receiver = self
 
     @property
@@ -188,6 +188,14 @@ class WebSocket:
         return self._protocol.ending
 
     @property
+    def traffic(self) -> Traffic:
+        """What the connection has carried so far."""
+        inbox, protocol = self.inbox, self._protocol
+        return Traffic(
+            inbox.messages_received, inbox.bytes_received, protocol.messages_sent, protocol.payload_sent
+        )
+
+    @property
     def close_seen(self) -> Close:
         """The code and reason with which the connection ended or is ending."""
         return self._protocol.close
@@ -237,11 +245,7 @@ class WebSocket:
         self._protocol.fail(CloseCode.INTERNAL_ERROR, "keepalive ping timeout", Ending.LOST)
         self.after_protocol()
 
-    # What the transport calls.
-
-    def data_received(self, data: bytes | memoryview) -> None:
-        """Take bytes from the peer."""
-        self.inbox.data_received(data)
+    # What the transport calls, beside `data_received`, which is the inbox's.
 
     def eof_received(self) -> None:
         """Take note of the peer's end: without a close frame before it, the connection is lost."""
@@ -320,9 +324,6 @@ class WebSocket:
             self._transport.write_soon(frame)
         else:
             self._transport.write(frame)
-        traffic = self.traffic
-        traffic.messages_sent += 1
-        traffic.bytes_sent += payload_size(message)
 
     async def _compress_ahead(self, message: str | bytes) -> None:
         """

@@ -557,12 +557,12 @@ def test_an_idle_compressor_is_let_go_of_with_its_memory_and_what_is_to_be_infla
 def test_a_compressor_is_kept_that_was_used_since_the_last_time_it_might_have_been_let_go_of() -> None:
     extension = deflate()
     extension.finalize("permessage-deflate")
-    first = extension.compress_message("Hello")
+    first = extension.compress_message(b"Hello")
     for _ in range(3):
         extension.forget_if_idle()
-        assert len(extension.compress_message("Hello")) < len(first)
+        assert len(extension.compress_message(b"Hello")) < len(first)
     forget_twice(extension)
-    assert extension.compress_message("Hello") == first
+    assert extension.compress_message(b"Hello") == first
 
 
 @pytest.mark.parametrize("from_client", [True, False])

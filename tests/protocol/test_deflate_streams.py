@@ -135,7 +135,7 @@ def test_without_context_takeover_nothing_is_held() -> None:
     def exchange() -> object:
         ours, theirs = compressor(), decompressor()
         ours.keeps_context = theirs.keeps_context = False
-        assert inflate(theirs, ours.compress("Hello")) == b"Hello"
+        assert inflate(theirs, ours.compress(b"Hello")) == b"Hello"
         return ours, theirs
 
     assert held_by(exchange) < 1024

@@ -28,7 +28,6 @@ from trio_ws_server.protocol.frames import (
     TEXT,
     close_payload,
     encode,
-    encode_message,
     encode_shared,
     locate,
     simple_kinds,
@@ -136,10 +135,9 @@ def test_a_frame_whose_length_is_wrong_is_not_simple_as_soon_as_that_shows(start
 
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize("size", SIZES)
-@pytest.mark.parametrize("unit", ["a", b"a"], ids=["text", "binary"])
-def test_a_message_of_any_size_is_what_others_read(unit: str | bytes, size: int, masked: bool) -> None:
-    message = unit * size
-    sent = encode_message(message, masked=masked)
+def test_a_message_of_any_size_is_what_others_read(size: int, masked: bool) -> None:
+    message = b"a" * size
+    sent = encode(BINARY, message, masked=masked)
     peer = Link(client=not masked, deflate=None)
     assert read_by_wsproto(peer, sent) == read_by_websockets(peer, sent) == [message]
 
@@ -161,17 +159,28 @@ def test_each_masked_frame_has_a_key_of_its_own() -> None:
     assert len({encode(TEXT, b"a" * 100, masked=True)[2:6] for _ in range(20)}) > 1
 
 
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize("unit", ["ä", b"a"], ids=["text", "binary"])
+def test_a_frame_for_many_is_what_others_read(unit: str | bytes, size: int) -> None:
+    message = unit * size
+    frame, payload_size = encode_shared(message)
+    assert payload_size == size * (1 + isinstance(message, str))
+    peer = Link(client=True, deflate=None)
+    assert read_by_wsproto(peer, frame) == read_by_websockets(peer, frame) == [message]
+
+
 @pytest.mark.parametrize("message", ["a" * 100, b"a" * 100, "", b""])
 def test_an_object_that_is_sent_again_is_not_encoded_again(message: str | bytes) -> None:
-    sent = encode_shared(message)
-    assert encode_shared(message) is sent
-    assert sent == encode_message(message, masked=False)
+    frame, size = encode_shared(message)
+    again = encode_shared(message)
+    assert again == (frame, size)
+    assert again[0] is frame
 
 
 def test_another_object_between_or_of_the_other_type_is_sent_as_what_it_is() -> None:
-    assert encode_shared("") == b"\x81\x00"
-    assert encode_shared(b"") == b"\x82\x00"
-    assert encode_shared("") == b"\x81\x00"
+    assert encode_shared("") == (b"\x81\x00", 0)
+    assert encode_shared(b"") == (b"\x82\x00", 0)
+    assert encode_shared("") == (b"\x81\x00", 0)
 
 
 def test_a_large_message_is_not_kept_alive_by_having_been_sent() -> None:
@@ -185,7 +194,7 @@ def test_text_that_utf_8_cannot_hold_leaves_what_was_sent_last_as_it_was() -> No
     encode_shared("a")
     with pytest.raises(UnicodeEncodeError):
         encode_shared("\ud800")
-    assert encode_shared("a") == b"\x81\x01a"
+    assert encode_shared("a") == (b"\x81\x01a", 1)
 
 
 def test_masking_is_in_c_where_that_is_installed_and_else_in_python(monkeypatch: pytest.MonkeyPatch) -> None:

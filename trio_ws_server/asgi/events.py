@@ -80,9 +80,9 @@ def body_of(event: Mapping[str, Any]) -> bytes:
 
 
 def message_of(event: Mapping[str, Any]) -> str | bytes:
-    """Return the message of a ``websocket.send`` event."""
+    """Return the message of a ``websocket.send`` event; whether it is Unicode text shows when it is encoded."""
     text, binary = event.get("text"), event.get("bytes")
-    if binary is None and isinstance(text, str) and text.isascii():
+    if binary is None and isinstance(text, str):
         return text
     if (text is None) == (binary is None):
         given = "both" if text is not None else "neither"
@@ -90,7 +90,6 @@ def message_of(event: Mapping[str, Any]) -> str | bytes:
     if text is not None:
         if not isinstance(text, str):
             raise _wrong(event, "text", "a str")
-        _check_unicode(event, "text", text)
         return text
     if not isinstance(binary, bytes | bytearray | memoryview):
         raise _wrong(event, "bytes", "bytes")
@@ -101,18 +100,19 @@ def close_of(event: Mapping[str, Any]) -> Close:
     """Return the code and reason of a ``websocket.close`` event; of a long reason, what a close frame holds."""
     code = optional(event, "code", int, CloseCode.NORMAL_CLOSURE)
     reason = optional(event, "reason", str, "")
-    _check_unicode(event, "reason", reason)
+    try:
+        reason.encode()
+    except UnicodeEncodeError as exc:
+        raise not_unicode(event, "reason", exc) from exc
     try:
         return check_close(code, shorten(reason))
     except ValueError as exc:
         raise InvalidEvent(f"{event['type']}: {exc}") from exc
 
 
-def _check_unicode(event: Mapping[str, Any], key: str, text: str) -> None:
-    try:
-        text.encode()
-    except UnicodeEncodeError as exc:
-        raise InvalidEvent(f"{event['type']}: {key!r} is not Unicode text: {exc}") from exc
+def not_unicode(event: Mapping[str, Any], key: str, error: UnicodeEncodeError) -> InvalidEvent:
+    """Return the error for text that UTF-8 cannot hold."""
+    return InvalidEvent(f"{event['type']}: {key!r} is not Unicode text: {error}")
 
 
 def _wrong(event: Mapping[str, Any], key: str, wanted: str) -> InvalidEvent:

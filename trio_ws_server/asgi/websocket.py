@@ -5,7 +5,15 @@ from __future__ import annotations
 from enum import Enum
 from typing import TYPE_CHECKING, Any
 
-from trio_ws_server.asgi.events import close_of, headers_of, message_of, optional, type_of, unexpected
+from trio_ws_server.asgi.events import (
+    close_of,
+    headers_of,
+    message_of,
+    not_unicode,
+    optional,
+    type_of,
+    unexpected,
+)
 from trio_ws_server.asgi.http import send_body, start_response
 from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.errors import ClientDisconnected, ConnectionClosed, InvalidEvent
@@ -89,6 +97,8 @@ class WebSocketSession:
                     await rest
             except ConnectionClosed as exc:
                 raise ClientDisconnected(f"the WebSocket connection is closed: {exc}") from exc
+            except UnicodeEncodeError as exc:
+                raise not_unicode(event, "text", exc) from exc
         else:
             await self._go_on(event)
 

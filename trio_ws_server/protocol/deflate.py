@@ -148,7 +148,7 @@ class Deflate(Extension):
 
     # Messages that are one frame, without wsproto
 
-    def compress_message(self, message: str | bytes) -> bytes:
+    def compress_message(self, message: bytes) -> bytes:
         """Return the payload of the frame to send."""
         return self._compressor.compress(message)
 

@@ -61,11 +61,9 @@ class Compressor:
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
-    def compress(self, data: str | bytes) -> bytes:
+    def compress(self, data: bytes) -> bytes:
         """Return the payload of a message."""
         if self._ahead is None:
-            if isinstance(data, str):
-                data = data.encode()
             stream = self._stream or self._fresh()
             pieces = [stream.compress(data)]
         else:
@@ -76,10 +74,9 @@ class Compressor:
         self._idle = False
         return b"".join(pieces)
 
-    def _keep(self, stream: zlib._Compress, data: str | bytes) -> None:
+    def _keep(self, stream: zlib._Compress, data: bytes) -> None:
         """Keep what the next message is to refer back to."""
-        # What is still a str was compressed ahead, and is not little.
-        if self._stream is None and isinstance(data, bytes) and len(self._past) + len(data) <= LITTLE:
+        if self._stream is None and len(self._past) + len(data) <= LITTLE:
             self._past += data
         else:
             self._stream, self._past = stream, b""

@@ -195,8 +195,8 @@ _medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 SHARED_SIZE = 64 * 1024
 """Bytes of the payload of a message that is kept to be sent again, as it and its frame are."""
 
-_last: tuple[str | bytes | None, bytes] = None, b""
-"""The last such message and its frame. One tuple, so that threads with servers of their own cannot mix them up."""
+_last: tuple[str | bytes | None, bytes, int] = None, b"", 0
+"""The last such message, its frame, and its size. One tuple, so that servers in two threads cannot mix them up."""
 
 
 def payload_size(message: str | bytes) -> int:
@@ -206,11 +206,7 @@ def payload_size(message: str | bytes) -> int:
 
 def encode(first: int, payload: bytes, *, masked: bool = False) -> bytes:
     """Return the frame; a masked one under a fresh key that nobody can predict (RFC 6455 section 5.3)."""
-    if not masked:
-        return _header(first, 0, len(payload)) + payload
-    # Under the same name, so that of payload, masked payload and frame no more than two are held at a time.
-    header, payload = encode_in_two(first, payload, masked=True)
-    return header + payload
+    return b"".join(encode_in_two(first, payload, masked=masked))
 
 
 def encode_in_two(first: int, payload: bytes, *, masked: bool) -> tuple[bytes, bytes]:
@@ -229,21 +225,15 @@ def _header(first: int, mask_bit: int, size: int) -> bytes:
     return _long_header(first, mask_bit | 127, size)
 
 
-def encode_message(message: str | bytes, *, masked: bool) -> bytes:
-    """Return the frame of a message that is not compressed. Raises ``UnicodeEncodeError`` for surrogates."""
-    if isinstance(message, str):
-        return encode(TEXT, message.encode(), masked=masked)
-    return encode(BINARY, message, masked=masked)
-
-
-def encode_shared(message: str | bytes) -> bytes:
+def encode_shared(message: str | bytes) -> tuple[bytes, int]:
     """
-    Return the frame of a message, not masked: the same again for an object that is sent to many in a row.
+    Return the frame of a message, not masked, and the size of its payload in bytes.
 
-    All in one function: to call those above instead takes 4 % of all that echoing a small message does.
+    The frame is the same again for an object that is sent to many in a row. Raises ``UnicodeEncodeError`` for
+    surrogates. All in one function: to call those above instead takes 4 % of all that echoing a small message does.
     """
     global _last
-    last, frame = _last
+    last, frame, size = _last
     if message is not last:
         if isinstance(message, str):
             first, payload = TEXT, message.encode()
@@ -252,5 +242,5 @@ def encode_shared(message: str | bytes) -> bytes:
         size = len(payload)
         frame = _short_headers[first][size] + payload if size < 126 else encode(first, payload)
         if size <= SHARED_SIZE:
-            _last = message, frame
-    return frame
+            _last = message, frame, size
+    return frame, size

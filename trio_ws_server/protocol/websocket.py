@@ -46,7 +46,6 @@ from trio_ws_server.protocol.frames import (
     close_payload,
     encode,
     encode_in_two,
-    encode_message,
     encode_shared,
     locate,
     payload_size,
@@ -141,7 +140,9 @@ class WebSocketProtocol:
         "close_received",
         "close_sent",
         "ending",
+        "messages_sent",
         "payload_received",
+        "payload_sent",
         "receiving",
         "state",
         "steps_above",
@@ -161,6 +162,9 @@ class WebSocketProtocol:
         """Whether a message may still come: the connection is open, and nothing is wrong with it."""
         self.payload_received = 0
         """Bytes of messages, inflated, that have been read so far: what that work is measured by."""
+        self.messages_sent = 0
+        self.payload_sent = 0
+        """Bytes of them, before they were compressed."""
         self._config = config
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
         self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
@@ -199,16 +203,16 @@ class WebSocketProtocol:
             self._wait()
             self.unread = bytes(self.unread)
 
-    def next_messages(self, most: int, most_bytes: int) -> list[tuple[str | bytes, int]]:
+    def next_messages(self, most: int, most_bytes: int) -> tuple[list[tuple[str | bytes, int]], int]:
         """
-        Return the next messages, each with its size in bytes, as long as they are quick to read.
+        Return the next messages, as long as they are quick to read, each with its size in bytes, and all of these.
 
         That is what `next_event` would return one by one, but in a fraction of the time; it goes on from there. So
         many messages at most, and none once they have so many bytes.
         """
         # Messages come this way only to servers, and only between other messages.
         if self._left or _MASKED_TEXT not in self._kinds or self.state is not _OPEN:
-            return []
+            return [], 0
         data = self.unread
         messages, size, self._start = read_messages(
             data, self._start, most, most_bytes, self._config.max_message_size
@@ -218,7 +222,7 @@ class WebSocketProtocol:
             self.payload_received += size
             if self._start == len(data):
                 self.unread = b""
-        return messages
+        return messages, size
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
         """
@@ -428,21 +432,28 @@ class WebSocketProtocol:
         """
         if self.state is not _OPEN:
             raise self.closed_error()
-        if self._deflate is not None and self._deflate.compresses(payload_size(message)):
-            first = TEXT if isinstance(message, str) else BINARY
-            return encode(first | COMPRESSED, self._deflate.compress_message(message), masked=self.client)
-        return encode_message(message, masked=True) if self.client else encode_shared(message)
+        if self.client or (self._deflate is not None and self._deflate.compresses(payload_size(message))):
+            header, payload = self._encode(message)
+            return header + payload
+        frame, size = encode_shared(message)
+        self.messages_sent += 1
+        self.payload_sent += size
+        return frame
 
     def send_large_message(self, message: str | bytes) -> tuple[bytes, bytes]:
         """Do as `send_message` does, but return header and payload, not to copy that to behind the header."""
         if self.state is not _OPEN:
             raise self.closed_error()
-        first = TEXT if isinstance(message, str) else BINARY
-        if self._deflate is not None and self._deflate.compresses(payload_size(message)):
+        return self._encode(message)
+
+    def _encode(self, message: str | bytes) -> tuple[bytes, bytes]:
+        """Return header and payload of a message's frame, compressed if it is to be."""
+        first, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
+        self.messages_sent += 1
+        self.payload_sent += len(payload)
+        if self._deflate is not None and self._deflate.compresses(len(payload)):
             first |= COMPRESSED
-            payload = self._deflate.compress_message(message)
-        else:
-            payload = message.encode() if isinstance(message, str) else message
+            payload = self._deflate.compress_message(payload)
         return encode_in_two(first, payload, masked=self.client)
 
     def send_ping(self, payload: bytes) -> bytes:

@@ -77,6 +77,7 @@ class SocketTransport(Transport):
         "_chunks",
         "_events",
         "_fd",
+        "_held_at_most",
         "_keeps_more",
         "_poller",
         "_reading_paused",
@@ -100,6 +101,7 @@ class SocketTransport(Transport):
         """When the socket had no more room, for as long as it is so."""
         self._timing_writes = False
         self._reading_paused = False
+        self._held_at_most = min(HELD_AT_MOST, config.write_high_water)
 
     def write(self, data: bytes) -> None:
         if self._ending or self.lost:
@@ -134,7 +136,7 @@ class SocketTransport(Transport):
         self._unsent += len(data)
         if self._blocked_at is not None:
             self._look_at_high_water()
-        elif self._unsent > HELD_AT_MOST or self._unsent > self._config.write_high_water:
+        elif self._unsent > self._held_at_most:
             self.push()
 
     def push(self) -> None:
