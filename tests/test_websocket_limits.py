@@ -4,40 +4,19 @@ from __future__ import annotations
 
 import itertools
 import random
-from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
-from wsproto.connection import Connection, ConnectionType
 from wsproto.events import BytesMessage, CloseConnection, Ping, Pong, TextMessage
-from wsproto.extensions import PerMessageDeflate
 
 from tests.helpers import cancelled_after
-from tests.websocket_peer import KIB, Peer, close_in, opened
+from tests.scheduling import Pulse
+from tests.websocket_peer import KIB, Peer, close_in, compressing, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError
 from trio_ws_server.inbox import EVENTS_PER_TURN, PAYLOAD_PER_TURN
 from trio_ws_server.transport.stream import StreamTransport
-
-if TYPE_CHECKING:
-    from collections.abc import AsyncGenerator
-
-    from trio_ws_server.websocket import WebSocket
-
-
-class Pulse:
-    """Counts how often a task that never waits has its turn."""
-
-    def __init__(self) -> None:
-        self.beats = 0
-
-    async def run(self) -> None:
-        while True:
-            await trio.lowlevel.checkpoint()
-            self.beats += 1
-
 
 # The rate of messages
 
@@ -195,16 +174,6 @@ async def test_while_large_messages_are_inflated_others_have_their_turn(nursery:
 
 LARGE = random.Random(1).randbytes(100 * KIB).hex()
 """200 KiB that compress to half."""
-
-
-@asynccontextmanager
-async def compressing() -> AsyncGenerator[tuple[WebSocket, Peer]]:
-    """Yield a server's end, and a peer that inflates by wsproto's own means."""
-    async with opened(per_message_deflate=True, write_high_water=1024 * KIB) as (websocket, peer):
-        extension = PerMessageDeflate()
-        extension.finalize(extension.name)
-        peer.connection = Connection(ConnectionType.CLIENT, [extension])
-        yield websocket, peer
 
 
 async def next_text(peer: Peer) -> str:
