@@ -1,4 +1,4 @@
-"""While a large message is compressed others have their turn, and whatever happens meanwhile, all leaves whole."""
+"""While a large message is compressed others have their turn; whatever happens meanwhile, none leaves in part."""
 
 from __future__ import annotations
 
