@@ -11,17 +11,24 @@ import trio
 from trio.testing import MockClock, memory_stream_pair, wait_all_tasks_blocked
 from wsproto.events import BytesMessage, CloseConnection, Event, Ping, Pong, TextMessage
 
-from tests.helpers import OneWay
+from tests.helpers import OneWay, cancelled_after
 from tests.protocol.frames import BINARY, frame
-from tests.scheduling import Pulse
-from tests.websocket_peer import KIB, close_in, compressing, opened
+from tests.scheduling import Pulse, let_yield
+from tests.websocket_peer import KIB, Peer, close_in, compressing, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
-from trio_ws_server.inbox import EVENTS_PER_TURN, PAYLOAD_PER_TURN
+from trio_ws_server.inbox import EVENTS_AT_THE_END, EVENTS_PER_TURN, PAYLOAD_PER_CALL, PAYLOAD_PER_TURN
+from trio_ws_server.protocol.websocket import State
 from trio_ws_server.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from trio_ws_server.config import Options
+
+
+def wire(peer: Peer, *events: Event) -> bytes:
+    """Return the peer's frames in one piece."""
+    return b"".join(map(peer.connection.send, events))
+
 
 # Who takes what is there
 
@@ -48,6 +55,15 @@ async def test_each_message_goes_to_one_of_several_receivers_and_the_end_to_all(
         await peer.vanish()
     assert sorted(received) == [str(number) for number in range(10)]
     assert closed == 3
+
+
+async def test_messages_are_counted_in_bytes_of_utf_8_in_whatever_frames_they_come() -> None:
+    async with opened(limit_message_rate=10) as (websocket, peer):
+        await peer.send(
+            TextMessage("Grü", message_finished=False), Ping(), TextMessage("ße"), TextMessage("€")
+        )
+        assert [await websocket.recv() for _ in range(2)] == ["Grüße", "€"]
+        assert (websocket.traffic.messages_received, websocket.traffic.bytes_received) == (2, 10)
 
 
 # Room for what comes
@@ -98,6 +114,42 @@ async def test_a_full_inbox_pauses_reading_until_messages_are_taken(limit: Optio
             assert min(20, 4 + taken) <= accepted <= 5 + taken
             assert await websocket.recv() == message
             await wait_all_tasks_blocked()
+
+
+async def test_of_many_messages_in_one_piece_no_more_bytes_are_taken_than_there_is_room_for() -> None:
+    async with opened(inbox_bytes=4 * KIB) as (websocket, peer):
+        await peer.send(*[BytesMessage(bytes(KIB))] * 20)
+        await wait_all_tasks_blocked()
+        for taken in range(20):
+            assert websocket.traffic.bytes_received == min(20, 4 + taken) * KIB
+            assert await websocket.recv() == bytes(KIB)
+
+
+async def test_an_inbox_that_is_still_full_when_a_message_is_taken_takes_no_other() -> None:
+    async with opened(inbox_bytes=4 * KIB) as (websocket, peer):
+        messages = [b"small", bytes(8 * KIB), b"next"]
+        await peer.send(*map(BytesMessage, messages))
+        await wait_all_tasks_blocked()
+        assert await websocket.recv() == messages[0]
+        assert websocket.traffic.messages_received == 2
+        assert [await websocket.recv() for _ in range(2)] == messages[1:]
+
+
+async def test_frames_behind_a_full_inbox_are_read_before_the_peers_end() -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, TextMessage("a"), TextMessage("b"), CloseConnection(1000)))
+        websocket.eof_received()
+        assert [message async for message in websocket] == ["a", "b"]
+
+
+async def test_the_peers_end_waits_like_what_came_before_it_until_the_inbox_has_room() -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, TextMessage("a"), TextMessage("b")))
+        websocket.eof_received()
+        assert [(await websocket.recv(), websocket.state) for _ in range(2)] == [
+            ("a", State.OPEN),
+            ("b", State.CLOSED),
+        ]
 
 
 # The rate of messages
@@ -156,6 +208,15 @@ async def test_an_application_that_pauses_allows_no_more_for_it_than_the_rate(
             await websocket.recv()
 
 
+async def test_a_peer_that_exceeds_the_rate_is_seen_to_have_been_closed_for_it(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(limit_message_rate=1) as (websocket, peer):
+        await peer.send(TextMessage("a"), TextMessage("b"))
+        await peer.receive()
+        assert websocket.close_seen == Close(1008, "more than 1 messages a second")
+
+
 # Turns
 
 
@@ -199,6 +260,17 @@ async def test_a_turn_ends_with_the_message_by_which_its_payload_is_enough() -> 
         assert websocket.traffic.messages_received == 10
 
 
+async def test_what_is_behind_a_message_that_is_enough_for_a_turn_is_taken_though_nothing_more_comes() -> (
+    None
+):
+    async with opened(inbox_bytes=2 * PAYLOAD_PER_TURN) as (websocket, peer):
+        message = BytesMessage(bytes(PAYLOAD_PER_TURN))
+        websocket.data_received(wire(peer, message, TextMessage("last")))
+        assert websocket.traffic.messages_received == 1
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == 2
+
+
 async def test_frames_behind_the_first_turn_are_taken_though_nothing_more_comes() -> None:
     async with opened() as (websocket, peer):
         await peer.send(*[Pong()] * EVENTS_PER_TURN * 3, TextMessage("last"))
@@ -224,6 +296,105 @@ async def test_reading_is_paused_while_frames_wait_for_their_turn() -> None:
         await peer.send(*[Pong()] * EVENTS_PER_TURN * 3)
         await peer.send(TextMessage("next"))
         assert await websocket.recv() == "next"
+
+
+async def test_a_turn_ends_with_so_many_messages_though_there_is_room_for_more() -> None:
+    async with opened(inbox_messages=4 * EVENTS_PER_TURN) as (websocket, peer):
+        websocket.data_received(wire(peer, *[TextMessage("a")] * 3 * EVENTS_PER_TURN))
+        assert websocket.traffic.messages_received == EVENTS_PER_TURN
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == 3 * EVENTS_PER_TURN
+
+
+async def test_the_messages_of_a_turn_count_together_with_its_other_frames() -> None:
+    async with opened() as (websocket, peer):
+        half = EVENTS_PER_TURN // 2
+        frames = [*[TextMessage("a")] * half, *[Pong()] * half, TextMessage("b")]
+        websocket.data_received(wire(peer, *frames))
+        assert websocket.traffic.messages_received == half
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == half + 1
+
+
+async def test_frames_that_wait_for_their_turn_are_read_before_the_peers_end() -> None:
+    async with opened() as (websocket, peer):
+        pongs = [Pong()] * 3 * EVENTS_PER_TURN
+        websocket.data_received(wire(peer, *pongs, TextMessage("last"), CloseConnection(1000)))
+        websocket.eof_received()
+        assert [message async for message in websocket] == ["last"]
+
+
+@pytest.fixture
+def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Return what transports are told, in the course of the test, of reading."""
+    calls: list[str] = []
+    monkeypatch.setattr(StreamTransport, "pause_reading", lambda _: calls.append("pause"))
+    monkeypatch.setattr(StreamTransport, "resume_reading", lambda _: calls.append("resume"))
+    return calls
+
+
+async def test_the_transport_is_paused_until_no_frame_waits_for_its_turn(told: list[str]) -> None:
+    async with opened() as (websocket, peer):
+        websocket.data_received(wire(peer, *[Pong()] * 3 * EVENTS_PER_TURN))
+        assert told == ["pause"]
+        # What was on its way in.
+        websocket.data_received(wire(peer, Pong()))
+        await wait_all_tasks_blocked()
+        assert told == ["pause", "resume"]
+
+
+async def test_the_transport_is_not_paused_for_one_message_that_is_enough_for_a_turn(told: list[str]) -> None:
+    async with opened(inbox_bytes=2 * PAYLOAD_PER_TURN) as (websocket, peer):
+        websocket.data_received(wire(peer, BytesMessage(bytes(PAYLOAD_PER_TURN))))
+        await wait_all_tasks_blocked()
+        assert told == []
+
+
+async def test_the_transport_stays_paused_where_the_last_turn_fills_the_inbox(told: list[str]) -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, *[Pong()] * EVENTS_PER_TURN, TextMessage("a"), TextMessage("b")))
+        await wait_all_tasks_blocked()
+        assert "resume" not in told
+        assert [await websocket.recv() for _ in range(2)] == ["a", "b"]
+        assert told[-1] == "resume"
+
+
+async def test_the_transport_stays_paused_where_what_waits_fills_the_inbox_again(told: list[str]) -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, TextMessage("a"), TextMessage("b")))
+        assert await websocket.recv() == "a"
+        assert "resume" not in told
+        assert await websocket.recv() == "b"
+        assert told[-1] == "resume"
+
+
+async def test_the_transport_stays_paused_where_there_is_room_again_but_more_than_a_turn_waits(
+    told: list[str],
+) -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, TextMessage("a"), *[Pong()] * 3 * EVENTS_PER_TURN))
+        assert await websocket.recv() == "a"
+        assert "resume" not in told
+        await wait_all_tasks_blocked()
+        assert told[-1] == "resume"
+
+
+async def test_who_makes_room_for_little_need_not_give_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_yield(monkeypatch, always=False)
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, *[TextMessage("a")] * 100))
+        assert [await cancelled_after(1, websocket.recv) for _ in range(100)] == [False] * 100
+
+
+async def test_who_makes_room_for_much_gives_way_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    let_yield(monkeypatch, always=False)
+    full, much = BytesMessage(bytes(2 * PAYLOAD_PER_CALL)), BytesMessage(bytes(PAYLOAD_PER_CALL + 1))
+    async with opened(inbox_bytes=2 * PAYLOAD_PER_CALL) as (websocket, peer):
+        websocket.data_received(wire(peer, full, much, TextMessage("a")))
+        assert not await cancelled_after(1, websocket.recv)
+        assert await cancelled_after(1, websocket.recv)
+        assert await websocket.recv() == much.data
+        assert not await cancelled_after(1, websocket.recv)
 
 
 # A buffer that is used again
@@ -313,3 +484,12 @@ async def test_of_compressed_messages_as_much_is_taken_as_one_message_may_have()
             while True:
                 received.append(await websocket.recv())
     assert received == [bytes(64 * KIB)] * (2 + 1024 // 64)
+
+
+async def test_of_many_frames_behind_a_full_inbox_so_many_are_taken_when_the_connection_is_lost() -> None:
+    async with opened(inbox_messages=1) as (websocket, peer):
+        websocket.data_received(wire(peer, *[TextMessage("a")] * (1 + EVENTS_AT_THE_END + 1)))
+        await peer.vanish()
+        await websocket.send("met by nobody")
+        await wait_all_tasks_blocked()
+        assert websocket.traffic.messages_received == 1 + EVENTS_AT_THE_END
