@@ -18,11 +18,12 @@ from tests.websocket_peer import KIB, Peer, close_in, compressing, opened
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.inbox import EVENTS_AT_THE_END, EVENTS_PER_TURN, PAYLOAD_PER_CALL, PAYLOAD_PER_TURN
-from trio_ws_server.protocol.websocket import State
+from trio_ws_server.protocol.websocket import State, WebSocketProtocol
 from trio_ws_server.transport.stream import StreamTransport
 
 if TYPE_CHECKING:
     from trio_ws_server.config import Options
+    from trio_ws_server.websocket import WebSocket
 
 
 def wire(peer: Peer, *events: Event) -> bytes:
@@ -324,6 +325,17 @@ async def test_frames_that_wait_for_their_turn_are_read_before_the_peers_end() -
         assert [message async for message in websocket] == ["last"]
 
 
+async def test_a_peers_silence_counts_only_from_when_all_that_waited_for_its_turn_is_taken(
+    mock_clock: MockClock,
+) -> None:
+    async with opened() as (websocket, peer):
+        websocket.data_received(wire(peer, *[Pong()] * 3 * EVENTS_PER_TURN))
+        mock_clock.jump(5)
+        assert not websocket.listening
+        await wait_all_tasks_blocked()
+        assert websocket.listening_since == trio.current_time()
+
+
 @pytest.fixture
 def told(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Return what transports are told, in the course of the test, of reading."""
@@ -493,3 +505,25 @@ async def test_of_many_frames_behind_a_full_inbox_so_many_are_taken_when_the_con
         await websocket.send("met by nobody")
         await wait_all_tasks_blocked()
         assert websocket.traffic.messages_received == 1 + EVENTS_AT_THE_END
+
+
+async def test_who_waits_for_a_message_is_told_of_a_loss_that_is_not_noted_by_a_bug_of_ours(
+    monkeypatch: pytest.MonkeyPatch, autojump_clock: MockClock
+) -> None:
+    def fail(protocol: WebSocketProtocol) -> None:
+        raise ZeroDivisionError
+
+    async def receive(websocket: WebSocket) -> None:
+        with pytest.raises(ConnectionClosedError):
+            await websocket.recv()
+
+    async def lose(elsewhere: trio.Nursery) -> None:
+        async with opened() as (websocket, _):
+            elsewhere.start_soon(receive, websocket)
+            await wait_all_tasks_blocked()
+            monkeypatch.setattr(WebSocketProtocol, "receive_eof", fail)
+
+    with trio.fail_after(10):
+        async with trio.open_nursery() as elsewhere:
+            with pytest.raises(ZeroDivisionError):
+                await lose(elsewhere)
