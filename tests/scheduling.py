@@ -1,4 +1,4 @@
-"""Trio's scheduler in tests: what it may not be asked to do, and runs that depend on none before them."""
+"""Trio's scheduler in tests: what it may not be asked to do, runs that depend on none before them, and turns."""
 
 from __future__ import annotations
 
@@ -30,6 +30,18 @@ def run_paced(yielding: bool, function: Callable[..., Awaitable[None]], *argumen
         # One count serves all: it would make a run depend on those before it.
         let_yield(patches, always=yielding)
         trio.run(function, *arguments, clock=MockClock(autojump_threshold=0))
+
+
+class Pulse:
+    """Counts how often a task that never waits has its turn."""
+
+    def __init__(self) -> None:
+        self.beats = 0
+
+    async def run(self) -> None:
+        while True:
+            await trio.lowlevel.checkpoint()
+            self.beats += 1
 
 
 @contextmanager

@@ -1,4 +1,4 @@
-"""Messages over a WebSocket connection arrive whole and in order, and what waits is bounded."""
+"""Messages over a WebSocket connection arrive whole and in order, and what waits to be sent is bounded."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 
 from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, calls, opened, stall
-from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
+from trio_ws_server.errors import ConnectionClosedError
 from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.websocket import State
 from trio_ws_server.transport.stream import StreamTransport
@@ -22,7 +22,6 @@ from trio_ws_server.transport.stream import StreamTransport
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable
 
-    from trio_ws_server.config import Options
     from trio_ws_server.websocket import WebSocket
 
 # Messages
@@ -84,30 +83,6 @@ async def test_text_that_is_not_unicode_is_refused_and_harms_nothing() -> None:
         await websocket.send("text")
         assert await peer.receive() == TextMessage("text")
         assert websocket.traffic.messages_sent == 1
-
-
-async def test_each_message_goes_to_one_of_several_receivers_and_the_end_to_all() -> None:
-    received: list[str | bytes] = []
-    closed = 0
-
-    async def receive() -> None:
-        nonlocal closed
-        try:
-            while True:
-                received.append(await websocket.recv())
-        except ConnectionClosedOK:
-            closed += 1
-
-    async with opened() as (websocket, peer), trio.open_nursery() as nursery:
-        for _ in range(3):
-            nursery.start_soon(receive)
-        await wait_all_tasks_blocked()
-        await peer.send(*(TextMessage(str(number)) for number in range(10)))
-        await wait_all_tasks_blocked()
-        await peer.send(CloseConnection(1000))
-        await peer.vanish()
-    assert sorted(received) == [str(number) for number in range(10)]
-    assert closed == 3
 
 
 async def test_messages_of_several_senders_leave_whole_and_in_each_ones_order() -> None:
@@ -205,53 +180,6 @@ async def test_a_recv_that_is_cancelled_anywhere_loses_no_message() -> None:
 
 
 # Flow control
-
-
-@pytest.mark.parametrize("end", ["close", "eof", "open"])
-async def test_of_many_messages_in_one_piece_the_inbox_takes_what_it_has_room_for(end: str) -> None:
-    async with opened(inbox_messages=4) as (websocket, peer):
-        events: list[Event] = [TextMessage(str(number)) for number in range(100)]
-        if end == "close":
-            events.append(CloseConnection(1001))
-        await peer.send(*events)
-        if end == "eof":
-            await peer.stream.send_eof()
-        await wait_all_tasks_blocked()
-        assert websocket.traffic.messages_received == 4
-        for number in range(100):
-            assert await websocket.recv() == str(number)
-            assert websocket.traffic.messages_received <= number + 1 + 4
-        if end != "open":
-            with pytest.raises(ConnectionClosed) as caught:
-                await websocket.recv()
-            assert caught.value.code == (1001 if end == "close" else 1006)
-
-
-@pytest.mark.parametrize(
-    ("limit", "message"),
-    [
-        ({"inbox_messages": 4}, "x"),
-        ({"inbox_bytes": 4 * KIB}, "x" * KIB),
-        ({"inbox_bytes": 4 * KIB}, "€" * 342),
-    ],
-)
-async def test_a_full_inbox_pauses_reading_until_messages_are_taken(limit: Options, message: str) -> None:
-    accepted = 0
-
-    async def send_all() -> None:
-        nonlocal accepted
-        for _ in range(20):
-            await peer.send(TextMessage(message))
-            accepted += 1
-
-    async with opened(lockstep=True, **limit) as (websocket, peer), trio.open_nursery() as nursery:
-        nursery.start_soon(send_all)
-        await wait_all_tasks_blocked()
-        for taken in range(20):
-            # A transport may have been reading one more when it was told to pause.
-            assert min(20, 4 + taken) <= accepted <= 5 + taken
-            assert await websocket.recv() == message
-            await wait_all_tasks_blocked()
 
 
 async def test_a_sender_waits_while_too_much_is_unsent() -> None:

@@ -11,6 +11,7 @@ import trio
 from trio.testing import wait_all_tasks_blocked
 from wsproto.connection import Connection, ConnectionType
 from wsproto.events import CloseConnection, Event
+from wsproto.extensions import PerMessageDeflate
 
 from tests.networks import left_closed, stream_pair
 from tests.protocol.frames import close_frame
@@ -93,6 +94,16 @@ async def opened(
             websocket = WebSocket(transport, protocol, config, request=request, subprotocol="chat")
             yield websocket, Peer(theirs, ours, ConnectionType.SERVER if client else ConnectionType.CLIENT)
         assert websocket.state is State.CLOSED
+
+
+@asynccontextmanager
+async def compressing() -> AsyncGenerator[tuple[WebSocket, Peer]]:
+    """Yield a server's end with compression agreed on, and a peer that compresses by wsproto's own means."""
+    async with opened(per_message_deflate=True, write_high_water=1024 * KIB) as (websocket, peer):
+        extension = PerMessageDeflate()
+        extension.finalize(extension.name)
+        peer.connection = Connection(ConnectionType.CLIENT, [extension])
+        yield websocket, peer
 
 
 @asynccontextmanager
