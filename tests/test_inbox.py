@@ -143,13 +143,14 @@ async def test_frames_behind_a_full_inbox_are_read_before_the_peers_end() -> Non
         assert [message async for message in websocket] == ["a", "b"]
 
 
-async def test_the_peers_end_waits_like_what_came_before_it_until_the_inbox_has_room() -> None:
+@pytest.mark.parametrize("size", [1, PAYLOAD_PER_TURN])
+async def test_the_peers_end_waits_like_what_came_before_it_until_the_inbox_has_room(size: int) -> None:
     async with opened(inbox_messages=1) as (websocket, peer):
-        websocket.data_received(wire(peer, TextMessage("a"), TextMessage("b")))
+        websocket.data_received(wire(peer, TextMessage("a"), BytesMessage(bytes(size))))
         websocket.eof_received()
         assert [(await websocket.recv(), websocket.state) for _ in range(2)] == [
             ("a", State.OPEN),
-            ("b", State.CLOSED),
+            (bytes(size), State.CLOSED),
         ]
 
 
@@ -353,6 +354,13 @@ async def test_the_transport_is_paused_until_no_frame_waits_for_its_turn(told: l
         websocket.data_received(wire(peer, Pong()))
         await wait_all_tasks_blocked()
         assert told == ["pause", "resume"]
+
+
+async def test_the_transport_is_not_paused_for_as_many_frames_as_one_turn_takes(told: list[str]) -> None:
+    async with opened() as (websocket, peer):
+        websocket.data_received(wire(peer, *[Pong()] * EVENTS_PER_TURN))
+        await wait_all_tasks_blocked()
+        assert told == []
 
 
 async def test_the_transport_is_not_paused_for_one_message_that_is_enough_for_a_turn(told: list[str]) -> None:

@@ -250,8 +250,8 @@ class Inbox:
             if event is not _INTERNAL:
                 self._take_event(event)
             if protocol.payload_received >= enough:
-                return not protocol.unread
-        return False
+                break
+        return not protocol.unread and not self._reading_paused
 
     def _take_event(self, event: str | bytes | Ping | Pong) -> None:
         if self._rate_limit is not None and not self._rate_limit.allows(trio.current_time()):
