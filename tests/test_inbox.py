@@ -487,6 +487,20 @@ async def test_messages_that_wait_behind_a_full_inbox_are_taken_when_the_connect
     assert received == [str(number) for number in range(300)]
 
 
+async def test_messages_that_may_come_after_a_pause_are_taken_when_the_connection_is_lost(
+    autojump_clock: MockClock,
+) -> None:
+    async with opened(limit_message_rate=10, inbox_messages=1) as (websocket, peer):
+        await peer.send(*[TextMessage(str(number)) for number in range(15)])
+        await trio.sleep(1)
+        await peer.vanish()
+        with suppress(ConnectionClosed):
+            await websocket.send("This makes the network say that the peer is gone.")
+        await wait_all_tasks_blocked()
+        assert [await websocket.recv() for _ in range(15)] == [str(number) for number in range(15)]
+        assert websocket.close_seen.code == 1006
+
+
 async def test_of_compressed_messages_as_much_is_taken_as_one_message_may_have() -> None:
     compressor = zlib.compressobj(wbits=-15)
     payload = compressor.compress(bytes(64 * KIB)) + compressor.flush(zlib.Z_FULL_FLUSH)

@@ -188,6 +188,7 @@ class Inbox:
     def connection_lost(self) -> None:
         """Take what has come before the end, which is now, however much it is; tell the owner nothing more."""
         self.peer_ended = True
+        self._excuse_the_pause()
         try:
             self._take_events(EVENTS_AT_THE_END, self._config.max_message_size, overfill=True)
             self._protocol.receive_eof()
@@ -297,10 +298,14 @@ class Inbox:
         )
 
     def _resume_reading(self) -> None:
+        self._excuse_the_pause()
         self._reading_paused = False
         self.listening_since = trio.current_time()
-        if self._rate_limit is not None:
-            self._rate_limit.excuse(self.listening_since - self._paused_at)
         self._take()
         if not self._reading_paused and not self._catching_up:
             self._transport.resume_reading()
+
+    def _excuse_the_pause(self) -> None:
+        """Allow what the peer may have sent meanwhile."""
+        if self._rate_limit is not None and self._reading_paused:
+            self._rate_limit.excuse(trio.current_time() - self._paused_at)
