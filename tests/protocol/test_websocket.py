@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from random import Random
 from typing import TYPE_CHECKING, NamedTuple
 
 import pytest
@@ -30,8 +31,8 @@ from trio_ws_server.close_codes import Close, CloseCode
 from trio_ws_server.config import MIB, Config
 from trio_ws_server.errors import ConnectionClosed, ConnectionClosedError, ConnectionClosedOK
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.frames import INFLATED_AT_ONCE
 from trio_ws_server.protocol.websocket import (
-    COMPRESSED_PIECE_SIZE,
     Ending,
     Internal,
     Ping,
@@ -308,15 +309,39 @@ def test_a_compressed_message_is_limited_before_and_after_inflation() -> None:
     assert server.close.code == CloseCode.MESSAGE_TOO_BIG
 
 
+def compressed(data: bytes, *, behind: bytes = b"") -> bytes:
+    """Return the payload that says this, and refers back to what was before it."""
+    compressor = zlib.compressobj(wbits=-15, zdict=behind)
+    return (compressor.compress(data) + compressor.flush(zlib.Z_SYNC_FLUSH)).removesuffix(b"\0\0\xff\xff")
+
+
+# Read a second time, what refers to the message before it would be other text, and what is too large be damaged.
+_FIRST = bytes(range(100, 200)) + b"a" * 200
+
+
+@pytest.mark.parametrize(
+    ("second", "code"),
+    [
+        (frame(TEXT, compressed(_FIRST[:100], behind=_FIRST), rsv=4), CloseCode.INVALID_DATA),
+        (frame(BINARY, compressed(Random(1).randbytes(501).hex().encode()), rsv=4), CloseCode.MESSAGE_TOO_BIG),
+    ],
+)
+def test_a_message_is_inflated_once_though_it_comes_to_nothing(second: bytes, code: int) -> None:
+    ours = Deflate(Config(max_message_size=LIMIT))
+    ours.accept("permessage-deflate")
+    end = websocket(deflate=ours)
+    assert receive(end, frame(BINARY, compressed(_FIRST), rsv=4) + second) == [_FIRST]
+    assert end.close.code == code
+
+
 def test_a_large_message_is_inflated_in_steps_between_which_others_can_have_their_turn() -> None:
     ours = Deflate(Config())
     ours.accept("permessage-deflate")
-    compressor = zlib.compressobj(wbits=-15)
-    payload = compressor.compress(bytes(8 * MIB)) + compressor.flush(zlib.Z_SYNC_FLUSH)
     end = WebSocketProtocol(Config(), client=False, deflate=ours)
-    end.receive_data(frame(BINARY, payload.removesuffix(b"\x00\x00\xff\xff"), rsv=4))
+    end.receive_data(frame(BINARY, compressed(bytes(8 * MIB)), rsv=4))
+    assert end.next_messages(64, MIB) == ([], 0)
     assert end.next_event() is Internal.EVENT
-    assert 0 < end.payload_received <= COMPRESSED_PIECE_SIZE * 1032
+    assert 0 < end.payload_received <= INFLATED_AT_ONCE * 1032
     *steps, message = iter(end.next_event, None)
     assert set(steps) <= {Internal.EVENT}
     assert message == bytes(8 * MIB)

@@ -38,6 +38,7 @@ from trio_ws_server.protocol.frames import (
     BINARY,
     CLOSE,
     COMPRESSED,
+    INFLATED_AT_ONCE,
     MASKED,
     PING,
     PLAIN,
@@ -63,10 +64,6 @@ if TYPE_CHECKING:
 
     from trio_ws_server.config import Config
     from trio_ws_server.protocol.deflate import Deflate
-
-
-COMPRESSED_PIECE_SIZE = 4096
-"""Bytes that are inflated at a time, to 4 MiB at most, which takes 20 ms or so."""
 
 
 class State(Enum):
@@ -214,14 +211,17 @@ class WebSocketProtocol:
         if self._left or _MASKED_TEXT not in self._kinds or self.state is not _OPEN:
             return [], 0
         data = self.unread
-        messages, size, self._start = read_messages(
-            data, self._start, most, most_bytes, self._config.max_message_size
+        inflate = None if self._deflate is None else self._deflate.inflate_message
+        messages, size, self._start, violation = read_messages(
+            data, self._start, most, most_bytes, self._config.max_message_size, inflate
         )
         if messages:
             self._message_given = True
             self.payload_received += size
             if self._start == len(data):
                 self.unread = b""
+        if violation is not None:
+            self._fail_after_messages(violation)
         return messages, size
 
     def next_event(self) -> str | bytes | Ping | Pong | Internal | None:
@@ -249,7 +249,7 @@ class WebSocketProtocol:
                 self._left = end - start
                 return self._read_on()
             compressed = kind & COMPRESSED
-            if end > len(data) or (compressed and size > COMPRESSED_PIECE_SIZE):
+            if end > len(data) or (compressed and size > INFLATED_AT_ONCE):
                 return self._begin(kind, body, end)
             found = data[body:end]
             payload = frames.mask(found, data[body - 4 : body]) if kind & MASKED else bytes(found)
@@ -296,7 +296,7 @@ class WebSocketProtocol:
     def _read_on(self) -> str | bytes | Ping | Pong | Internal | None:
         """Read more of the frame that has been begun: a piece of it that doesn't take long."""
         in_steps = self._deflate is not None if self._payload is None else self._payload.compressed
-        size = min(self._left, COMPRESSED_PIECE_SIZE) if in_steps else self._left
+        size = min(self._left, INFLATED_AT_ONCE) if in_steps else self._left
         piece = self.unread[self._start : self._start + size]
         self._left -= len(piece)
         self._go_to(self._start + len(piece))
