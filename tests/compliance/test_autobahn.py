@@ -33,18 +33,34 @@ def test_only_ok_and_informational_are_ever_expected() -> None:
     assert Counter(EXPECTED.values()) == {"OK": 514, "INFORMATIONAL": 3}
 
 
-def test_the_quick_choice_leaves_out_four_of_five_cases_with_compression_and_no_others() -> None:
-    chosen = quick("asgi")
-    left_out = [case for case in EXPECTED if case not in chosen]
-    assert {case.partition(".")[0] for case in left_out} == {"12", "13"}
-    slow = [case for case in matching(["12.*", "13.*"]) if case in chosen]
-    assert slow[:4] == ["12.1.5", "12.1.10", "12.1.15", "12.2.2"]
-    assert len(left_out) == 216 - 43
+WITH_COMPRESSION = matching(["12.*", "13.*"])
 
 
-def test_where_something_is_missing_it_leaves_out_all_cases_with_compression() -> None:
-    left_out = {case.partition(".")[0] for case in EXPECTED if case not in quick("asgi-streams")}
-    assert left_out == {"12", "13"}
+@pytest.mark.parametrize("subject", ["asgi", "native", "client", "asgi-streams"])
+def test_the_quick_choice_has_all_cases_without_compression(subject: str) -> None:
+    assert [case for case in EXPECTED if case not in WITH_COMPRESSION] == [
+        case for case in quick(subject) if case not in WITH_COMPRESSION
+    ]
+
+
+def test_the_quick_choices_share_every_fifth_case_with_compression() -> None:
+    shares = [
+        [case for case in quick(subject) if case in WITH_COMPRESSION]
+        for subject in ("asgi", "native", "client")
+    ]
+    assert [share[:2] for share in shares] == [
+        ["12.1.5", "12.2.2"],
+        ["12.1.10", "12.2.7"],
+        ["12.1.15", "12.2.12"],
+    ]
+    assert Counter(case for share in shares for case in share) == dict.fromkeys(WITH_COMPRESSION[4::5], 1)
+    # Each has cases of every subsection: of each agreement on windows and their context.
+    subsections = {case.rpartition(".")[0] for case in WITH_COMPRESSION}
+    assert all({case.rpartition(".")[0] for case in share} == subsections for share in shares)
+
+
+def test_where_something_is_missing_the_quick_choice_has_no_cases_with_compression() -> None:
+    assert set(quick("asgi-streams")).isdisjoint(WITH_COMPRESSION)
 
 
 @pytest.mark.parametrize(

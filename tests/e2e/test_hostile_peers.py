@@ -178,6 +178,11 @@ def test_a_thousand_hostile_connections_take_no_more_memory_than_configured_and_
             assert close[1:3] == (1009).to_bytes(2, "big")
         for peer in slow:
             assert receive_to_the_end(peer).startswith(b"HTTP/1.1 408 ")
+        # Who reads again before it was given up on is served again, without end.
+        deadline = time.monotonic() + TIMEOUT
+        while len(server.descriptors()) > before.descriptors + 1:
+            assert time.monotonic() < deadline, "others than the echo client were still there"
+            time.sleep(0.1)
         for peer in stalled:
             receive_to_the_end(peer)
     after = trio.run(server.settled, before)

@@ -14,7 +14,7 @@ from trio_ws_server.protocol.binary import BinaryPieces
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-SIZE = 1_000_000
+SIZE = 400_000
 
 
 def put_together(pieces: Iterable[bytes]) -> bytes:
