@@ -367,11 +367,14 @@ def test_a_payload_of_any_size_is_inflated_at_once_or_in_pieces(size: int) -> No
     extension.finalize("permessage-deflate")
     data = random.Random(size).randbytes(size)
     payload = compressed(data)
-    assert extension.inflate_message(payload) == data
-    extension.begin_message()
-    pieces = [extension.inflate(payload[:100], last=False), extension.inflate(payload[100:], last=True)]
+    assert extension.decompressor.inflate_message(payload) == data
+    extension.decompressor.start()
+    pieces = [
+        extension.decompressor.inflate(payload[:100], last=False),
+        extension.decompressor.inflate(payload[100:], last=True),
+    ]
     assert b"".join(pieces) == data
-    assert extension.inflate_message(HELLO) == b"Hello"
+    assert extension.decompressor.inflate_message(HELLO) == b"Hello"
 
 
 @pytest.mark.parametrize(("payload", "code"), [(b"\xff" * 10, 1007), (compressed(bytes(101)), 1009)])
@@ -379,7 +382,7 @@ def test_a_payload_that_is_damaged_or_too_large_is_a_violation(payload: bytes, c
     extension = deflate(limit=100)
     extension.finalize("permessage-deflate")
     with pytest.raises(Violation) as violation:
-        extension.inflate_message(payload)
+        extension.decompressor.inflate_message(payload)
     assert violation.value.code == code
 
 
@@ -488,14 +491,6 @@ def test_min_size_is_counted_in_bytes() -> None:
     assert server_end(min_size=4).send("éé")[0] == FIN | RSV1 | TEXT
 
 
-def test_compresses_tells_which_sizes_are_compressed() -> None:
-    extension = deflate(min_size=5)
-    assert not extension.compresses(5)
-    extension.accept("permessage-deflate")
-    assert extension.compresses(5)
-    assert not extension.compresses(4)
-
-
 def test_the_window_agreed_on_bounds_what_is_referred_to() -> None:
     noise = random.Random(1).randbytes(1000)
     stream = server_end("; server_max_window_bits=9").send(noise + noise)
@@ -536,8 +531,8 @@ COMPRESSOR_SIZE = 32 * 1024
 
 def forget_twice(extension: Deflate) -> None:
     """Let the first time be one that finds it has been used."""
-    extension.forget_if_idle()
-    extension.forget_if_idle()
+    extension.compressor.forget_if_idle()
+    extension.compressor.forget_if_idle()
 
 
 def test_an_idle_compressor_is_let_go_of_with_its_memory_and_what_is_to_be_inflated_is_not() -> None:
@@ -557,12 +552,12 @@ def test_an_idle_compressor_is_let_go_of_with_its_memory_and_what_is_to_be_infla
 def test_a_compressor_is_kept_that_was_used_since_the_last_time_it_might_have_been_let_go_of() -> None:
     extension = deflate()
     extension.finalize("permessage-deflate")
-    first = extension.compress_message(b"Hello")
+    first = extension.compressor.compress(b"Hello")
     for _ in range(3):
-        extension.forget_if_idle()
-        assert len(extension.compress_message(b"Hello")) < len(first)
+        extension.compressor.forget_if_idle()
+        assert len(extension.compressor.compress(b"Hello")) < len(first)
     forget_twice(extension)
-    assert extension.compress_message(b"Hello") == first
+    assert extension.compressor.compress(b"Hello") == first
 
 
 @pytest.mark.parametrize("from_client", [True, False])

@@ -323,7 +323,10 @@ _FIRST = bytes(range(100, 200)) + b"a" * 200
     ("second", "code"),
     [
         (frame(TEXT, compressed(_FIRST[:100], behind=_FIRST), rsv=4), CloseCode.INVALID_DATA),
-        (frame(BINARY, compressed(Random(1).randbytes(501).hex().encode()), rsv=4), CloseCode.MESSAGE_TOO_BIG),
+        (
+            frame(BINARY, compressed(Random(1).randbytes(501).hex().encode()), rsv=4),
+            CloseCode.MESSAGE_TOO_BIG,
+        ),
     ],
 )
 def test_a_message_is_inflated_once_though_it_comes_to_nothing(second: bytes, code: int) -> None:

@@ -15,11 +15,11 @@ from wsproto.extensions import Extension
 from wsproto.frame_protocol import CloseReason, Opcode, RsvBits
 from wsproto.utilities import RemoteProtocolError
 
-from trio_ws_server.protocol.deflate_streams import LARGEST_WINDOW, STEP_SIZE, Compressor, Decompressor
+from trio_ws_server.protocol.deflate_streams import LARGEST_WINDOW, Compressor, Decompressor
 from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
-    from collections.abc import Collection, Generator
+    from collections.abc import Collection
 
     from wsproto.frame_protocol import FrameDecoder, FrameProtocol
 
@@ -45,21 +45,21 @@ class Deflate(Extension):
     name = "permessage-deflate"
 
     __slots__ = (
-        "_compressor",
         "_config",
-        "_decompressor",
         "_enabled",
         "_frame_is_compressed",
         "_frame_is_control",
         "_message_is_compressed",
         "_within_message",
+        "compressor",
+        "decompressor",
     )
 
     def __init__(self, config: Config) -> None:
         self._config = config
         self._enabled = False
-        self._compressor = Compressor(config)
-        self._decompressor = Decompressor(config.max_message_size)
+        self.compressor = Compressor(config)
+        self.decompressor = Decompressor(config.max_message_size)
         self._within_message = False
         self._message_is_compressed = False
         self._frame_is_control = False
@@ -68,10 +68,6 @@ class Deflate(Extension):
     def enabled(self) -> bool:
         """Whether the handshake has agreed on compression."""
         return self._enabled
-
-    def compresses(self, size: int) -> bool:
-        """Whether a message of this size, in bytes, is compressed when it is sent."""
-        return self._enabled and size >= self._config.deflate_min_size
 
     # The handshake (RFC 7692 section 7.1)
 
@@ -140,48 +136,11 @@ class Deflate(Extension):
         )
         if own_bits < _SMALLEST_WINDOW:
             raise ValueError(f"zlib cannot compress with {own}_max_window_bits={own_bits}")
-        self._compressor.window_bits = own_bits
-        self._compressor.keeps_context = f"{own}_no_context_takeover" not in agreed
-        self._decompressor.window_bits = agreed.get(f"{peer}_max_window_bits") or LARGEST_WINDOW
-        self._decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
+        self.compressor.window_bits = own_bits
+        self.compressor.keeps_context = f"{own}_no_context_takeover" not in agreed
+        self.decompressor.window_bits = agreed.get(f"{peer}_max_window_bits") or LARGEST_WINDOW
+        self.decompressor.keeps_context = f"{peer}_no_context_takeover" not in agreed
         self._enabled = True
-
-    # Messages that are one frame, without wsproto
-
-    def compress_message(self, message: bytes) -> bytes:
-        """Return the payload of the frame to send."""
-        return self._compressor.compress(message)
-
-    @property
-    def steps_above(self) -> int:
-        """The size above which a message is to be compressed ahead of its sending, step by step."""
-        return max(STEP_SIZE, self._config.deflate_min_size)
-
-    def compress_ahead(self, data: bytes) -> Generator[None]:
-        """Compress, step by step, the message that is sent next, as one frame; undone if closed before the end."""
-        return self._compressor.compress_ahead(data)
-
-    def forget_if_idle(self) -> None:
-        """
-        Let go of the compressor's memory if no message was compressed since this was last called.
-
-        The next message is then compressed without what came before it. The peer need not know: to refer to that
-        is a right of the sender's (RFC 7692 section 7.2.1). What the peer may refer to is kept.
-        """
-        self._compressor.forget_if_idle()
-
-    def inflate_message(self, payload: bytes) -> bytes:
-        """Return what the payload of a frame inflates to. Raises `Violation`."""
-        self._decompressor.start()
-        return self._decompressor.inflate(payload, last=True)
-
-    def begin_message(self) -> None:
-        """Begin to inflate a payload that comes in pieces."""
-        self._decompressor.start()
-
-    def inflate(self, data: bytes, *, last: bool) -> bytes:
-        """Return what the next piece inflates to. Raises `Violation`."""
-        return self._decompressor.inflate(data, last=last)
 
     # Frames that wsproto reads (RFC 7692 section 6)
 
@@ -197,7 +156,7 @@ class Deflate(Extension):
         if begins_message:
             # A message within a message is for wsproto to refuse, whatever it would inflate to.
             self._message_is_compressed = rsv.rsv1 and not self._within_message
-            self._decompressor.start()
+            self.decompressor.start()
         self._frame_is_control = opcode.iscontrol()
         self._frame_is_compressed = self._message_is_compressed and not self._frame_is_control
         # Section 6: RSV1 is for the first frame of a message alone.
@@ -222,7 +181,7 @@ class Deflate(Extension):
 
     def _inflated(self, data: bytes, *, last: bool) -> bytes | CloseReason:
         try:
-            return self._decompressor.inflate(data, last=last)
+            return self.decompressor.inflate(data, last=last)
         except Violation as violation:
             return CloseReason(violation.code)
 

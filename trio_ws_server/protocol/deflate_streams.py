@@ -49,7 +49,7 @@ STEP_SIZE = 32 * 1024
 class Compressor:
     """The stream of what is sent (RFC 7692 section 7.2.1)."""
 
-    __slots__ = ("_ahead", "_config", "_idle", "_past", "_stream", "keeps_context", "window_bits")
+    __slots__ = ("_ahead", "_config", "_idle", "_past", "_stream", "keeps_context", "min_size", "window_bits")
 
     def __init__(self, config: Config) -> None:
         self._config = config
@@ -58,18 +58,25 @@ class Compressor:
         self._past = b""
         """What a fresh stream is to refer back to, while there is none."""
         self._stream: zlib._Compress | None = None
+        self.min_size = config.deflate_min_size
+        """Bytes of the smallest message that is compressed."""
         self.window_bits = config.deflate_window_bits
         self.keeps_context = True
 
+    @property
+    def steps_above(self) -> int:
+        """The size above which a message is to be compressed ahead of its sending, step by step."""
+        return max(STEP_SIZE, self.min_size)
+
     def compress(self, data: bytes) -> bytes:
-        """Return the payload of a message."""
+        """Return the payload of the frame to send."""
         if self._ahead is None:
             stream = self._stream or self._fresh()
             pieces = [stream.compress(data)]
         else:
             (stream, pieces), self._ahead = self._ahead, None
         pieces.append(stream.flush(zlib.Z_SYNC_FLUSH).removesuffix(_TAIL))
-        if self.keeps_context:
+        if stream is not self._stream and self.keeps_context:
             self._keep(stream, data)
         self._idle = False
         return b"".join(pieces)
@@ -82,7 +89,7 @@ class Compressor:
             self._stream, self._past = stream, b""
 
     def compress_ahead(self, data: bytes) -> Generator[None]:
-        """Do the work of the next `compress` step by step; undone if closed before the end."""
+        """Do the work of the next `compress`, step by step; it is undone if closed before the end."""
         # On a stream of its own, which is the connection's once the message is sent: nothing is to be undone.
         stream = self._fresh() if self._stream is None else self._stream.copy()
         pieces = []
@@ -92,7 +99,12 @@ class Compressor:
         self._ahead = stream, pieces
 
     def forget_if_idle(self) -> None:
-        """Refer back to nothing any more, if nothing was compressed since this was last called."""
+        """
+        Let go of the stream if no message was compressed since this was last called.
+
+        The next message is then compressed without what came before it. The peer need not know: to refer to that
+        is a right of the sender's (RFC 7692 section 7.2.1).
+        """
         if self._idle:
             self._stream, self._past = None, b""
         self._idle = True
@@ -136,8 +148,13 @@ class Decompressor:
         """Begin a message."""
         self._room = self._max_message_size
 
+    def inflate_message(self, payload: bytes) -> bytes:
+        """Return what the whole payload of a message inflates to. Raises `Violation`."""
+        self.start()
+        return self.inflate(payload, last=True)
+
     def inflate(self, data: bytes, *, last: bool) -> bytes:
-        """Return what the data inflates to, and if it is the message's last, its end. Raises `Violation`."""
+        """Return what the next data inflates to, and if it is the message's last, its end. Raises `Violation`."""
         inflated = []
         for start in range(0, len(data) + last, _PIECE_SIZE):
             piece = data[start : start + _PIECE_SIZE]

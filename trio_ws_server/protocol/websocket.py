@@ -164,7 +164,7 @@ class WebSocketProtocol:
         """Bytes of them, before they were compressed."""
         self._config = config
         self._deflate = deflate if deflate is not None and deflate.enabled() else None
-        self.steps_above = math.inf if self._deflate is None else self._deflate.steps_above
+        self.steps_above = math.inf if self._deflate is None else self._deflate.compressor.steps_above
         """A message of more characters or bytes is to go through `compress_ahead` before `send_message`."""
         self._message_given = False
         self.unread: bytes | memoryview = b""
@@ -211,7 +211,7 @@ class WebSocketProtocol:
         if self._left or _MASKED_TEXT not in self._kinds or self.state is not _OPEN:
             return [], 0
         data = self.unread
-        inflate = None if self._deflate is None else self._deflate.inflate_message
+        inflate = None if self._deflate is None else self._deflate.decompressor.inflate_message
         messages, size, self._start, violation = read_messages(
             data, self._start, most, most_bytes, self._config.max_message_size, inflate
         )
@@ -256,7 +256,7 @@ class WebSocketProtocol:
             self._go_to(end)
             if compressed:
                 assert self._deflate is not None
-                payload = self._deflate.inflate_message(payload)
+                payload = self._deflate.decompressor.inflate_message(payload)
             first = kind & PLAIN
             if first == TEXT:
                 return self._take_message(decoded(payload), len(payload))
@@ -287,7 +287,7 @@ class WebSocketProtocol:
         self._payload = Payload(
             bytes(self.unread[body - 4 : body]) if kind & MASKED else b"",
             text=first == TEXT,
-            deflate=self._deflate if kind & COMPRESSED else None,
+            decompressor=self._deflate.decompressor if self._deflate and kind & COMPRESSED else None,
         )
         self._go_to(body)
         self._left = end - body
@@ -416,12 +416,14 @@ class WebSocketProtocol:
         not begun.
         """
         assert self._deflate is not None
-        return self._deflate.compress_ahead(message.encode() if isinstance(message, str) else message)
+        return self._deflate.compressor.compress_ahead(
+            message.encode() if isinstance(message, str) else message
+        )
 
     def forget_if_idle(self) -> None:
         """Let go of what only compresses better, if no message was compressed since this was last called."""
         if self._deflate is not None:
-            self._deflate.forget_if_idle()
+            self._deflate.compressor.forget_if_idle()
 
     def send_message(self, message: str | bytes) -> bytes:
         """
@@ -432,7 +434,8 @@ class WebSocketProtocol:
         """
         if self.state is not _OPEN:
             raise self.closed_error()
-        if self.client or (self._deflate is not None and self._deflate.compresses(payload_size(message))):
+        deflate = self._deflate
+        if self.client or (deflate is not None and payload_size(message) >= deflate.compressor.min_size):
             header, payload = self._encode(message)
             return header + payload
         frame, size = encode_shared(message)
@@ -451,9 +454,9 @@ class WebSocketProtocol:
         first, payload = (TEXT, message.encode()) if isinstance(message, str) else (BINARY, message)
         self.messages_sent += 1
         self.payload_sent += len(payload)
-        if self._deflate is not None and self._deflate.compresses(len(payload)):
+        if self._deflate is not None and len(payload) >= self._deflate.compressor.min_size:
             first |= COMPRESSED
-            payload = self._deflate.compress_message(payload)
+            payload = self._deflate.compressor.compress(payload)
         return encode_in_two(first, payload, masked=self.client)
 
     def send_ping(self, payload: bytes) -> bytes:
