@@ -19,7 +19,7 @@ from trio_ws_server.closing import Closing
 from trio_ws_server.errors import ConnectionClosedOK
 from trio_ws_server.inbox import Inbox
 from trio_ws_server.keepalive import Keepalive, Pings, SentPing
-from trio_ws_server.protocol.frames import SHARED_SIZE
+from trio_ws_server.protocol.frames import JOINED_SIZE, SHARED_SIZE
 from trio_ws_server.protocol.websocket import Ending, Ping, Pong, State
 from trio_ws_server.scheduling import Changes, pace
 from trio_ws_server.traffic import Traffic
@@ -315,7 +315,8 @@ class WebSocket:
             await self._room_to_send()
 
     def _send(self, message: str | bytes) -> None:
-        if len(message) > SHARED_SIZE:
+        size = len(message)
+        if size > JOINED_SIZE and (size > SHARED_SIZE or isinstance(message, bytes)):
             header, frame = self._protocol.send_large_message(message)
             self._transport.write_soon(header)
         else:

@@ -219,6 +219,9 @@ _short_headers = {
 }
 _medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 
+JOINED_SIZE = 16 * 1024
+"""Bytes of a payload that are copied to behind its header, if it takes no other copy to make it."""
+
 SHARED_SIZE = 64 * 1024
 """Bytes of the payload of a message that is kept to be sent again, as it and its frame are."""
 
