@@ -15,7 +15,7 @@ from wsproto.events import BytesMessage, CloseConnection, Event, Ping, TextMessa
 from tests.helpers import cancelled_after
 from tests.websocket_peer import KIB, Peer, calls, opened, stall
 from trio_ws_server.errors import ConnectionClosedError
-from trio_ws_server.protocol.frames import SHARED_SIZE
+from trio_ws_server.protocol.frames import JOINED_SIZE, SHARED_SIZE
 from trio_ws_server.protocol.websocket import State
 from trio_ws_server.transport.stream import StreamTransport
 
@@ -116,7 +116,7 @@ async def test_traffic_counts_messages_and_bytes_each_way() -> None:
         assert (traffic.messages_sent, traffic.bytes_sent) == (1, 2)
 
 
-@pytest.mark.parametrize("message", [bytes(SHARED_SIZE), "\xe4" * (SHARED_SIZE // 2)], ids=["binary", "text"])
+@pytest.mark.parametrize("message", [bytes(JOINED_SIZE), "\xe4" * (SHARED_SIZE // 2)], ids=["binary", "text"])
 async def test_a_message_that_several_get_is_encoded_once(
     message: str | bytes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -127,6 +127,17 @@ async def test_a_message_that_several_get_is_encoded_once(
         await second.send(message)
         frame, again = written
         assert frame is again
+
+
+async def test_a_binary_message_above_16_kib_is_not_copied(monkeypatch: pytest.MonkeyPatch) -> None:
+    written: list[bytes] = []
+    monkeypatch.setattr(StreamTransport, "write", lambda _, data: written.append(data))
+    message = bytes(JOINED_SIZE + 1)
+    async with opened() as (websocket, _):
+        await websocket.send(message)
+        header, payload = written
+        assert payload is message
+        assert len(header) == 4
 
 
 async def test_the_connection_knows_its_request_and_subprotocol() -> None:
