@@ -93,24 +93,25 @@ class Faults:
 
             @functools.wraps(function)
             async def watched(*args: Any, **kwargs: Any) -> Any:
-                self._call(place, args)
+                self._call(place, args, kwargs)
                 return await function(*args, **kwargs)
 
         else:
 
             @functools.wraps(function)
             def watched(*args: Any, **kwargs: Any) -> Any:
-                self._call(place, args)
+                self._call(place, args, kwargs)
                 return function(*args, **kwargs)
 
         return watched
 
-    def _call(self, place: Place, args: tuple[Any, ...]) -> None:
+    def _call(self, place: Place, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         connection = _connection.get()
         if inspect.isclass(place.owner) and args:
             if place.name == "__init__":
                 # A task that serves all connections makes it of what is this one's.
-                owned = (self._owners[id(arg)][1] for arg in args[1:] if id(arg) in self._owners)
+                made_of = [*args[1:], *kwargs.values()]
+                owned = (self._owners[id(arg)][1] for arg in made_of if id(arg) in self._owners)
                 self._owners[id(args[0])] = (args[0], connection or next(owned, None))
             _, connection = self._owners.get(id(args[0]), (None, connection))
         if connection != self._victim or _current_task() is self._accepting:

@@ -140,6 +140,12 @@ async def test_the_pongs_to_pings_that_came_together_leave_in_one_send() -> None
         assert pongs in sends
 
 
+async def test_the_pong_to_a_lone_ping_leaves_at_once() -> None:
+    async with with_unread_messages() as (websocket, peer, witness):
+        websocket.data_received(peer.connection.send(Ping(b"ping")))
+        assert frames(witness.unread()) == [Pong(b"ping")]
+
+
 async def test_answers_leave_as_soon_as_the_application_waits_for_more_messages(unpaced: None) -> None:
     application = trio.lowlevel.current_task()
     seen: list[list[str]] = []

@@ -29,9 +29,11 @@ from trio_ws_server.inbox import EVENTS_PER_TURN, Inbox
 from trio_ws_server.keepalive import Keepalive, Pings
 from trio_ws_server.logs import logger
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.deflate_streams import Compressor, Decompressor
 from trio_ws_server.protocol.frames import SHARED_SIZE
 from trio_ws_server.protocol.handshake import ServerHandshake
 from trio_ws_server.protocol.http1 import Exchange
+from trio_ws_server.protocol.payload import Payload
 from trio_ws_server.protocol.websocket import WebSocketProtocol
 from trio_ws_server.server import Server
 from trio_ws_server.serving import serve
@@ -161,6 +163,7 @@ SCENARIOS = {
         (
             upgrade("/", extension="permessage-deflate"),
             compressed(b"hello"),
+            frame(frames.TEXT, zlib.compress(b"hello", wbits=-15), rsv=4),
             compressed(b"hello")[:8],
             compressed(b"hello")[8:],
             frame(frames.TEXT, deflated(b"hello")[:3], fin=False, rsv=4),
@@ -418,7 +421,10 @@ def test_the_scenarios_reach_all_that_a_connection_is_called_with(reached: dict[
         TLSSocket,
         TLSStream,
         TLSTransport,
+        Compressor,
+        Decompressor,
         Deflate,
+        Payload,
         ServerHandshake,
         Exchange,
         WebSocketProtocol,

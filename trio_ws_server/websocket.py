@@ -361,8 +361,9 @@ class WebSocket:
         if self._transport.congested:
             self._pong_owed = payload
         elif self._protocol.state is _OPEN:
-            # Soon, since those to all pings of one read then leave together: over TLS, as one record.
-            self._transport.write_soon(self._protocol.send_pong(payload))
+            # Those to all pings of one read leave together: over TLS, each would be a record of its own.
+            write = self._transport.write_soon if self._protocol.unread else self._transport.write
+            write(self._protocol.send_pong(payload))
 
 
 def _in_iteration(error: ConnectionClosed) -> Exception:

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from tests.protocol.memory import held_by
 from trio_ws_server.config import Config
-from trio_ws_server.protocol.deflate_streams import LITTLE, Compressor, Decompressor
+from trio_ws_server.protocol.deflate_streams import FED_AGAIN, LITTLE, Compressor, Decompressor
 from trio_ws_server.protocol.violation import Violation
 
 if TYPE_CHECKING:
@@ -122,13 +122,45 @@ def test_a_decompressor_is_held_once_it_has_had_more_than_little() -> None:
     def inflated(count: int) -> Decompressor:
         ours = decompressor()
         for _ in range(count):
-            inflate(ours, HELLO)
+            inflate(ours, payload)
         return ours
 
-    # Each is of seven bytes, its end of four, and what it inflates to of five.
-    most = LITTLE // 16
-    assert held_by(lambda: inflated(most)) < LITTLE + 1024
-    assert held_by(lambda: inflated(most + 1)) > LITTLE + 1024
+    # It inflates to its size but for six bytes, and its end is four.
+    payload = compressor().compress(random.Random(1).randbytes(LITTLE // 8 - 5))
+    assert held_by(lambda: inflated(4)) < LITTLE + 1024
+    assert held_by(lambda: inflated(5)) > LITTLE + 1024
+
+
+@pytest.fixture
+def fed(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Return how many bytes decompressors are fed with in the course of the test, one call after the other."""
+    calls: list[int] = []
+    zlibs_own = zlib.decompressobj
+
+    class Counting:
+        def __init__(self, bits: int) -> None:
+            self._stream = zlibs_own(bits)
+
+        def decompress(self, data: bytes, *limit: int) -> bytes:
+            calls.append(len(data))
+            return self._stream.decompress(data, *limit)
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._stream, name)
+
+    monkeypatch.setattr(zlib, "decompressobj", Counting)
+    return calls
+
+
+def test_a_peer_cannot_have_what_it_sent_inflated_again_without_end(fed: list[int]) -> None:
+    # Blocks that hold nothing; and final ones, after which the stream begins anew.
+    many = b"\x00\x00\x00\xff\xff" * (LITTLE // 10)
+    ours, came = decompressor(), 0
+    for _ in range(20):
+        for payload in [many + b"\x00"] + [b"\x00"] * 100 + [b"\x03\x00"]:
+            inflate(ours, payload)
+            came += len(payload) + len(TAIL)
+    assert came <= sum(fed) <= came + FED_AGAIN
 
 
 def test_without_context_takeover_nothing_is_held() -> None:

@@ -88,9 +88,7 @@ def message_of(event: Mapping[str, Any]) -> str | bytes:
         given = "both" if text is not None else "neither"
         raise InvalidEvent(f"{event['type']}: exactly one of 'text' and 'bytes' must be given, not {given}")
     if text is not None:
-        if not isinstance(text, str):
-            raise _wrong(event, "text", "a str")
-        return text
+        raise _wrong(event, "text", "a str")
     if not isinstance(binary, bytes | bytearray | memoryview):
         raise _wrong(event, "bytes", "bytes")
     return bytes(binary)

@@ -4,7 +4,8 @@ The zlib streams of permessage-deflate: what a connection's messages are compres
 Nothing is inflated further than the largest message allowed.
 
 A connection that has had little to compress or to inflate, as most that are idle, holds no zlib streams between
-messages, but what it takes to make them again, as they were: `LITTLE` bytes at most. With more they stay. The
+messages, but what it takes to make them again, as they were: `LITTLE` bytes at most. With more, or after so many
+messages that this would be much work, they stay. The
 compressor, of 38,952 bytes at the defaults, is let go of again where nothing is compressed from one keepalive ping
 to the next. The message after that takes no longer, but 1 KiB of JSON becomes 366 bytes instead of 256. The
 decompressor, of 11,488 bytes, then stays, unless the peer has agreed not to refer back.
@@ -41,6 +42,14 @@ _PIECE_SIZE = 4096
 
 LITTLE = 4096
 """Bytes up to which what a stream has had is kept in its place, and fed to another one at the next message."""
+
+FED_AGAIN = 32 * 1024
+"""
+Bytes that a connection's decompressors are fed again at most, all messages together.
+
+What a peer sends can be a hundred times as much work as its size says: a block that says what its symbols are, and
+has none.
+"""
 
 STEP_SIZE = 32 * 1024
 """Bytes compressed in one step, of 1 ms or so: a message of 16 MiB takes half a second."""
@@ -123,6 +132,7 @@ class Decompressor:
     """The stream of what is received (RFC 7692 section 7.2.2), inflated to a byte above the limit at most."""
 
     __slots__ = (
+        "_fed_again",
         "_max_message_size",
         "_past",
         "_past_inflated",
@@ -138,9 +148,10 @@ class Decompressor:
         self._room = 0
         self._stream: zlib._Decompress | None = None
         self._past: bytes | None = b""
-        """All that the stream has been fed with; None once that is not little, and the stream stays."""
+        """All that the stream has been fed with; None where it stays, since that is too much to be fed again."""
         self._past_inflated = 0
         """Bytes that it was inflated to."""
+        self._fed_again = 0
         self.window_bits = LARGEST_WINDOW
         self.keeps_context = True
 
@@ -193,15 +204,16 @@ class Decompressor:
         """Make the stream anew: fed with the same again, it is the same, even within a block."""
         stream = zlib.decompressobj(-self.window_bits)
         if self._past:
+            self._fed_again += len(self._past)
             stream.decompress(self._past)
         return stream
 
     def _remember(self, piece: bytes, inflated: int) -> None:
         assert self._past is not None
+        self._past += piece
         self._past_inflated += inflated
-        if len(self._past) + len(piece) + self._past_inflated <= LITTLE:
-            self._past += piece
-        else:
+        size = len(self._past)
+        if size + self._past_inflated > LITTLE or self._fed_again + size > FED_AGAIN:
             self._past = None
 
     def _forget(self) -> None:
