@@ -220,7 +220,7 @@ _short_headers = {
 _medium_header, _long_header = (Struct(form).pack for form in ("!BBH", "!BBQ"))
 
 JOINED_SIZE = 16 * 1024
-"""Bytes of a payload that are copied to behind its header, if it takes no other copy to make it."""
+"""Bytes of a binary message that are copied to behind their header; more are sent by themselves, after it."""
 
 SHARED_SIZE = 64 * 1024
 """Bytes of the payload of a message that is kept to be sent again, as it and its frame are."""
