@@ -5,10 +5,10 @@ Nothing is inflated further than the largest message allowed.
 
 A connection that has had little to compress or to inflate, as most that are idle, holds no zlib streams between
 messages, but what it takes to make them again, as they were: `LITTLE` bytes at most. With more, or after so many
-messages that this would be much work, they stay. The
-compressor, of 38,952 bytes at the defaults, is let go of again where nothing is compressed from one keepalive ping
-to the next. The message after that takes no longer, but 1 KiB of JSON becomes 366 bytes instead of 256. The
-decompressor, of 11,488 bytes, then stays, unless the peer has agreed not to refer back.
+messages that this would be much work, they stay. The compressor, of 38,952 bytes at the defaults, is let go of
+again where nothing is compressed from one keepalive ping to the next. The message after that takes no longer, but
+1 KiB of JSON becomes 366 bytes instead of 256. The decompressor, of 11,488 bytes, then stays, unless the peer has
+agreed not to refer back.
 
 Python's zlib, since others are faster with large messages alone. Among 100 connections, 1 KiB of JSON compresses
 in 28 µs, and a compressor holds 37 KiB. With zlib-ng (1.1), whose hash table takes 128 KiB at any memory level,
