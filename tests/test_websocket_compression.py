@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import random
 
+import pytest
 import trio
 from trio.testing import MockClock, wait_all_tasks_blocked
 from wsproto.events import CloseConnection, TextMessage
@@ -14,6 +15,7 @@ from tests.scheduling import Pulse
 from tests.websocket_peer import KIB, Peer, compressing
 from trio_ws_server.close_codes import Close
 from trio_ws_server.errors import ConnectionClosed
+from trio_ws_server.protocol.deflate_streams import LITTLE
 
 LARGE = random.Random(1).randbytes(100 * KIB).hex()
 """200 KiB that compress to half."""
@@ -49,10 +51,11 @@ async def test_other_senders_wait_for_a_large_message_and_all_arrive_whole(nurse
         assert sorted([await next_text(peer) for _ in messages]) == sorted(messages)
 
 
-async def test_a_large_message_cancelled_at_any_step_leaves_the_compressor_as_it_was() -> None:
+@pytest.mark.parametrize("before", ["little " * 20, "much " * LITTLE], ids=["little", "much"])
+async def test_a_large_message_cancelled_at_any_step_leaves_the_compressor_as_it_was(before: str) -> None:
     async with compressing() as (websocket, peer):
-        await websocket.send("before " * 20)
-        assert await next_text(peer) == "before " * 20
+        await websocket.send(before)
+        assert await next_text(peer) == before
         for step in itertools.count():
             cancelled = await cancelled_after(step, lambda: websocket.send(LARGE))
             await websocket.send(f"after {step} " * 20)

@@ -37,6 +37,7 @@ from wsproto.utilities import RemoteProtocolError
 from tests.protocol.memory import held_by, most_held_during
 from trio_ws_server.config import MIB, Config
 from trio_ws_server.protocol.deflate import Deflate
+from trio_ws_server.protocol.deflate_streams import LITTLE
 from trio_ws_server.protocol.violation import Violation
 from trio_ws_server.protocol.websocket import WebSocketProtocol
 
@@ -590,11 +591,14 @@ def test_what_the_peer_refers_to_is_kept_when_the_compressor_is_let_go_of() -> N
 
 
 @pytest.mark.parametrize("steps", range(5))
-def test_a_message_that_is_being_compressed_is_right_wherever_the_compressor_is_let_go_of(steps: int) -> None:
+@pytest.mark.parametrize("before", [100, 2 * LITTLE])
+def test_a_message_that_is_being_compressed_is_right_wherever_the_compressor_is_let_go_of(
+    steps: int, before: int
+) -> None:
     message = random.Random(1).randbytes(100 * 1024)
     client, server = deflate(), deflate()
     sender, receiver = two_ends(client, server)
-    assert receiver.receive(sender.send(message[:100])) == [message[:100]]
+    assert receiver.receive(sender.send(message[:before])) == [message[:before]]
     ahead = sender.protocol.compress_ahead(message)
     taken = len(list(itertools.islice(ahead, steps)))
     forget_twice(client)
@@ -603,10 +607,11 @@ def test_a_message_that_is_being_compressed_is_right_wherever_the_compressor_is_
     assert receiver.receive(sender.send("Hello")) == ["Hello"]
 
 
-def test_a_message_given_up_in_the_middle_leaves_a_compressor_let_go_of_as_it_is() -> None:
+@pytest.mark.parametrize("before", ["Hello", "Hello" * LITTLE], ids=["little", "much"])
+def test_a_message_given_up_in_the_middle_leaves_a_compressor_let_go_of_as_it_is(before: str) -> None:
     client, server = deflate(), deflate()
     sender, receiver = two_ends(client, server)
-    assert receiver.receive(sender.send("Hello")) == ["Hello"]
+    assert receiver.receive(sender.send(before)) == [before]
     ahead = sender.protocol.compress_ahead(bytes(100 * 1024))
     next(ahead)
     forget_twice(client)
